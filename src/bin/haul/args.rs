@@ -1,0 +1,263 @@
+//! The command line: each flag once, with the text that `--help` shows.
+
+use clap::{Args, Parser, Subcommand};
+use haul::MaxDelete;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Bulk sync and transfer between directories and S3 buckets.
+///
+/// Every object carries the BLAKE3 of its content, every download is verified before it gets its
+/// name, and nothing is deleted without proof. Exit codes: 0 done, 1 some transfers failed (or
+/// `check` found differences), 2 usage, 3 done but some source entries could not be read or cannot
+/// exist at the target, 4 a safety guard refused, 6 could not start, 130/143 stopped.
+#[derive(Debug, Parser)]
+#[command(
+    name = "haul",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// The S3 endpoint, https://HOST[:PORT] [env: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "HAUL_ENDPOINT_URL",
+        hide_env = true
+    )]
+    pub endpoint_url: Option<String>,
+    /// The region to sign for; Ceph takes any [env: AWS_REGION]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "HAUL_REGION",
+        hide_env = true
+    )]
+    pub region: Option<String>,
+    /// A JSON file with `access_key`, `secret_key` and perhaps `endpoint`, that only you can read
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "HAUL_CREDENTIALS",
+        hide_env = true
+    )]
+    pub credentials: Option<PathBuf>,
+    /// Send unsigned requests, for public buckets
+    #[arg(long, global = true)]
+    pub no_sign_request: bool,
+    /// Requests in flight at once
+    #[arg(short, long, global = true, value_name = "N", env = "HAUL_JOBS", hide_env = true,
+          default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: u16,
+    /// How long nothing may move before a request counts as hung (5s, 2m)
+    #[arg(long, global = true, value_name = "TIME", env = "HAUL_IDLE_TIMEOUT", hide_env = true,
+          default_value = "60s", value_parser = parse_duration)]
+    pub idle_timeout: Duration,
+    /// How often a failed request is repeated
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        env = "HAUL_RETRIES",
+        hide_env = true,
+        default_value_t = 8
+    )]
+    pub retries: u32,
+    /// Print data as JSON, one object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more: each entry, and why; twice for every request
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Draw progress bars even where stderr is no terminal
+    #[arg(long, global = true, overrides_with = "no_progress")]
+    pub progress: bool,
+    /// Draw no progress bars
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|e| format!("{e}; write 5s or 2m"))?;
+    if duration.is_zero() {
+        Err("it must be longer than nothing".into())
+    } else {
+        Ok(duration)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make TARGET match SOURCE; what is only in TARGET stays unless --delete
+    Sync {
+        #[command(flatten)]
+        ends: Ends,
+        #[command(flatten)]
+        how: How,
+        /// Change nothing, print what would be done
+        #[arg(short = 'n', long, alias = "dryrun")]
+        dry_run: bool,
+    },
+    /// Print what sync would do, and change nothing
+    Plan {
+        #[command(flatten)]
+        ends: Ends,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Compare SOURCE and TARGET by content; exit 1 where they differ
+    Check {
+        #[command(flatten)]
+        ends: Ends,
+        #[command(flatten)]
+        how: Compare,
+    },
+    /// Copy a file or object, or with -r a directory or prefix; `-` is stdin or stdout
+    Cp {
+        #[command(flatten)]
+        copy: Copy,
+    },
+    /// Move: as cp, then remove the source once the copy is safe
+    Mv {
+        #[command(flatten)]
+        copy: Copy,
+    },
+    /// Write objects to stdout
+    Cat {
+        /// s3://BUCKET/KEY
+        #[arg(required = true, value_name = "URL")]
+        urls: Vec<String>,
+    },
+    /// List buckets, or what is in a bucket or below a prefix
+    Ls {
+        /// s3://BUCKET[/PREFIX]; none lists the buckets
+        #[arg(value_name = "URL")]
+        url: Option<String>,
+        /// Everything below, not only the first level
+        #[arg(short, long)]
+        recursive: bool,
+        /// Size and time, too
+        #[arg(short, long)]
+        long: bool,
+    },
+    /// Count the objects and bytes below a prefix
+    Du {
+        /// s3://BUCKET[/PREFIX]
+        #[arg(value_name = "URL")]
+        url: String,
+    },
+    /// Show what is known of an object: size, ETag, hash, metadata
+    Stat {
+        /// s3://BUCKET/KEY
+        #[arg(value_name = "URL")]
+        url: String,
+    },
+    /// Delete an object, or with -r everything below a prefix
+    Rm {
+        /// s3://BUCKET/KEY
+        #[arg(value_name = "URL")]
+        url: String,
+        /// Everything below
+        #[arg(short, long)]
+        recursive: bool,
+        /// Delete nothing, print what would go
+        #[arg(short = 'n', long, alias = "dryrun")]
+        dry_run: bool,
+    },
+    /// Make a bucket
+    Mb {
+        /// s3://BUCKET
+        #[arg(value_name = "URL")]
+        url: String,
+    },
+    /// Remove an empty bucket
+    Rb {
+        /// s3://BUCKET
+        #[arg(value_name = "URL")]
+        url: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Ends {
+    /// A directory, or s3://BUCKET[/PREFIX]
+    pub source: String,
+    /// A directory, or s3://BUCKET[/PREFIX]
+    pub target: String,
+}
+
+/// What is compared, and how.
+#[derive(Clone, Debug, Args)]
+pub struct Compare {
+    /// Leave out what matches; of several patterns the last that matches decides
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Take what matches after all
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Compare sizes only
+    #[arg(long)]
+    pub size_only: bool,
+    /// Trust no remembered hash: read every file (haul remembers none yet, so this is always so)
+    #[arg(short = 'c', long)]
+    pub checksum: bool,
+}
+
+/// How sync changes the target.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
+#[derive(Clone, Debug, Args)]
+pub struct How {
+    #[command(flatten)]
+    pub compare: Compare,
+    /// Delete what is only in TARGET, after everything else
+    #[arg(long)]
+    pub delete: bool,
+    /// Refuse to delete more than so many, or so many percent [default: 50% or 1,000]
+    #[arg(long, value_name = "N|N%")]
+    pub max_delete: Option<MaxDelete>,
+    /// Let an empty SOURCE empty TARGET
+    #[arg(long)]
+    pub force_empty: bool,
+    /// Delete even though some transfers failed
+    #[arg(long)]
+    pub ignore_errors: bool,
+    /// Delete excluded entries in TARGET, too
+    #[arg(long)]
+    pub delete_excluded: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Copy {
+    /// A file, a directory, s3://BUCKET/KEY, or -
+    pub source: String,
+    /// A file, a directory, s3://BUCKET/KEY, or -
+    pub target: String,
+    /// Everything below SOURCE
+    #[arg(short, long)]
+    pub recursive: bool,
+}

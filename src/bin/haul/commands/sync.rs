@@ -1,0 +1,78 @@
+//! `sync`, `plan` and `check`: a job, run or only planned.
+
+use super::Session;
+use crate::args::{Compare, Ends, How};
+use crate::settings;
+use crate::ui::{Face, Style};
+use clap::ArgMatches;
+use haul::{Afterwards, CompareBy, Control, Effect, Job, Result};
+
+impl Session {
+    pub async fn sync(
+        &self,
+        ends: &Ends,
+        how: &How,
+        dry_run: bool,
+        matches: &ArgMatches,
+    ) -> Result<u8> {
+        let mut job = self.job(ends)?;
+        job.delete = how.delete;
+        job.allowed = settings::allowed(how);
+        job.delete_excluded = how.delete_excluded;
+        job.compare = settings::compare_by(&how.compare);
+        job.filter = settings::filter(&how.compare, matches)?;
+        job.effect = if dry_run { Effect::Plan } else { Effect::Apply };
+        let style = if dry_run { Style::Plan } else { Style::Run };
+        self.run(&job, style)
+            .await
+            .map(|summary| summary.exit_code())
+    }
+
+    pub async fn check(&self, ends: &Ends, how: &Compare, matches: &ArgMatches) -> Result<u8> {
+        let mut job = self.job(ends)?;
+        // What is only at the target is a difference, too; nothing is deleted in a plan.
+        job.delete = true;
+        job.allowed.force_empty = true;
+        job.allowed.max_delete = haul::MaxDelete::Count(u64::MAX);
+        job.compare = settings::compare_by(how);
+        job.filter = settings::filter(how, matches)?;
+        job.effect = Effect::Plan;
+        let summary = self.run(&job, Style::Check).await?;
+        let differs = summary.to_transfer + summary.to_delete > 0;
+        Ok(if differs && summary.exit_code() != 130 {
+            1
+        } else {
+            summary.exit_code()
+        })
+    }
+
+    /// `cp -r` and `mv -r`: everything below, without a comparison.
+    pub(super) async fn transfer_all(&self, ends: &Ends, afterwards: Afterwards) -> Result<u8> {
+        let mut job = self.job(ends)?;
+        job.compare = CompareBy::Nothing;
+        job.afterwards = afterwards;
+        self.run(&job, Style::Run)
+            .await
+            .map(|summary| summary.exit_code())
+    }
+
+    fn job(&self, ends: &Ends) -> Result<Job> {
+        let mut endpoint = None;
+        let source = settings::place(&ends.source, &self.global, &mut endpoint)?;
+        let target = settings::place(&ends.target, &self.global, &mut endpoint)?;
+        let mut job = Job::new(source, target);
+        job.transfers = self.global.jobs.into();
+        Ok(job)
+    }
+
+    async fn run(&self, job: &Job, style: Style) -> Result<haul::Summary> {
+        let face = Face::new(&self.global, style, job);
+        let control = Control {
+            observer: &face,
+            stop: self.stop.clone(),
+        };
+        let outcome = haul::run(job, &control).await;
+        let summary = face.end(outcome)?;
+        Ok(summary)
+    }
+}

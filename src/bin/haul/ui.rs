@@ -1,0 +1,245 @@
+//! What people and programs see of a run: one face in front, chosen once.
+//!
+//! stdout is data (plans, JSON), stderr is for people. Events come inline from the engine, so a face
+//! only counts; a ticker draws.
+
+mod json;
+mod meter;
+mod text;
+
+use crate::args::Global;
+use haul::entry::Gap;
+use haul::{Event, Job, Observer, Outcome, Place, Result, Summary};
+use meter::{Meter, Ticker};
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What kind of command is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// It changes things.
+    Run,
+    /// It prints what it would do.
+    Plan,
+    /// It prints what differs.
+    Check,
+}
+
+/// The observer of a run.
+pub struct Face {
+    style: Style,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+    source: Place,
+    target: Place,
+    mapped: AtomicBool,
+    meter: Meter,
+    ticker: Option<Ticker>,
+    /// The lines of a plan: kept until the plan is whole, since it may begin again.
+    lines: Mutex<text::Lines>,
+}
+
+impl Face {
+    pub fn new(global: &Global, style: Style, job: &Job) -> Self {
+        let meter = Meter::default();
+        let ticker = wants_progress(global).then(|| Ticker::start(&meter, draws_bars(global)));
+        Self {
+            style,
+            json: global.json,
+            quiet: global.quiet,
+            verbose: global.verbose > 0,
+            source: job.source.clone(),
+            target: job.target.clone(),
+            mapped: AtomicBool::new(global.quiet || global.json || style != Style::Run),
+            meter,
+            ticker,
+            lines: Mutex::default(),
+        }
+    }
+
+    /// Ends the drawing, prints what is left to say, and hands the outcome on.
+    pub fn end(self, outcome: Result<Summary>) -> Result<Summary> {
+        let Self { ticker, lines, .. } = self;
+        let elapsed = ticker.map(Ticker::stop);
+        lines
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .print();
+        let summary = outcome?;
+        if self.json {
+            println!("{}", json::summary(&summary));
+        }
+        if let Some(cause) = &summary.guard {
+            eprintln!("haul: {cause}");
+        }
+        if !self.quiet && !self.json {
+            eprintln!(
+                "{}",
+                text::summary(&summary, self.style, elapsed.or(Some(self.meter.elapsed())))
+            );
+        }
+        Ok(summary)
+    }
+
+    /// Prints a line for people above the bars.
+    fn say(&self, line: &str) {
+        match &self.ticker {
+            Some(ticker) => ticker.say(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    fn data(&self, line: &str) {
+        if self.style == Style::Run {
+            println!("{line}");
+        } else {
+            self.lines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(line);
+        }
+    }
+
+    fn planned(&self, action: &haul::Action) {
+        self.meter.planned(action);
+        if !self.mapped.load(Ordering::Relaxed)
+            && let haul::Action::Transfer { source, .. } | haul::Action::Copy { source, .. } =
+                action
+            && !self.mapped.swap(true, Ordering::Relaxed)
+        {
+            let key = source.key.as_str();
+            self.say(&format!(
+                "{} -> {}",
+                self.source.name(key),
+                self.target.name(key)
+            ));
+        }
+        if self.style != Style::Run || self.verbose {
+            let shown = self.verbose || !matches!(action, haul::Action::Keep { .. });
+            if self.json && shown {
+                self.data(&json::planned(action));
+            } else if shown && !self.json {
+                let line = text::planned(action, self.style);
+                if self.style == Style::Run {
+                    self.say(&line);
+                } else {
+                    self.data(&line);
+                }
+            }
+        }
+        if let haul::Action::Refuse { name, reason } = action {
+            self.say(&format!(
+                "haul: cannot transfer {}: {reason}",
+                haul::key::printable(name)
+            ));
+        }
+    }
+
+    fn unread(&self, gap: &Gap) {
+        let name = if gap.name().is_empty() {
+            "the root"
+        } else {
+            gap.name()
+        };
+        self.say(&format!(
+            "haul: cannot read {}: {}",
+            haul::key::printable(name),
+            gap.cause()
+        ));
+        if self.json {
+            self.data(&json::unread(gap));
+        }
+    }
+
+    fn finished(&self, outcome: &Outcome) {
+        self.meter.finished(outcome);
+        if let Err(error) = &outcome.result {
+            self.say(&format!("haul: {error}"));
+        } else if self.verbose && !self.json {
+            self.say(&format!("{} {}", outcome.deed.name(), outcome.key));
+        }
+        if self.json {
+            self.data(&json::finished(outcome));
+        }
+    }
+}
+
+fn wants_progress(global: &Global) -> bool {
+    !global.quiet && !global.no_progress && (!global.json || global.progress)
+}
+
+fn draws_bars(global: &Global) -> bool {
+    global.progress || std::io::stderr().is_terminal()
+}
+
+impl Observer for Face {
+    fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Planned(action) => self.planned(action),
+            Event::Unread(gap) => self.unread(gap),
+            Event::PlanComplete => self.meter.complete(),
+            Event::Restarted => {
+                self.meter.restart();
+                self.lines
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clear();
+                if self.verbose {
+                    self.say("the server lists out of order; sorting on disk");
+                }
+            }
+            Event::Started { key, bytes } => self.meter.started(key, *bytes),
+            Event::Moved { key, bytes } => self.meter.moved(key, *bytes),
+            Event::Finished(outcome) => self.finished(outcome),
+            Event::Notice(text) => self.say(text),
+            _ => {}
+        }
+    }
+}
+
+/// The observer of a single transfer.
+pub struct Single {
+    meter: Meter,
+    ticker: Option<Ticker>,
+    json: bool,
+    verbose: bool,
+}
+
+impl Single {
+    pub fn new(global: &Global) -> Self {
+        let meter = Meter::default();
+        meter.complete();
+        let bars = wants_progress(global) && draws_bars(global);
+        let ticker = bars.then(|| Ticker::start(&meter, true));
+        Self {
+            meter,
+            ticker,
+            json: global.json,
+            verbose: global.verbose > 0,
+        }
+    }
+
+    pub fn done(self, source: &str, target: &str, bytes: u64) {
+        if let Some(ticker) = self.ticker {
+            ticker.stop();
+        }
+        if self.json && target != "-" {
+            println!("{}", json::copied(source, target, bytes));
+        } else if self.verbose {
+            eprintln!("{source} -> {target} ({})", indicatif::HumanBytes(bytes));
+        }
+    }
+}
+
+impl Observer for Single {
+    fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Started { key, bytes } => self.meter.started_alone(key, *bytes),
+            Event::Moved { key, bytes } => self.meter.moved(key, *bytes),
+            _ => {}
+        }
+    }
+}

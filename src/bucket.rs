@@ -1,0 +1,331 @@
+//! What the engine needs of a store, whatever speaks to it.
+//!
+//! [`Bucket`] works on whole object keys, byte for byte. It retries what can be retried and reports
+//! everything else; it does not decide what is transferred.
+
+mod connector;
+mod credentials;
+mod door;
+mod s3;
+mod xml;
+
+pub use connector::Traffic;
+pub use credentials::{Credentials, KeyFile};
+pub use s3::{Connection, Endpoint, S3Bucket};
+pub use xml::BucketInfo;
+
+use crate::entry::Timestamp;
+use crate::error::Result;
+use crate::fingerprint::{Blake3, ETag};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::ops::Range;
+
+/// The most keys that one delete request takes, and that one listing page may hold.
+pub const MAX_BATCH_KEYS: usize = 1000;
+
+/// The operations of a store that the engine is built on. Every method is safe to repeat.
+///
+/// Errors: `NotFound`, `Denied`, `Precondition`, `Protocol`, and after the retries `Busy` or
+/// `Network`; `Setup` where nothing on this endpoint can work (keys, bucket, clock).
+pub trait Bucket: Debug + Send + Sync {
+    /// `s3://name`, for messages.
+    fn url(&self) -> String;
+
+    /// The bucket's name.
+    fn name(&self) -> &str;
+
+    /// What identifies the endpoint and its keys: buckets that share it can be copied between.
+    fn endpoint_id(&self) -> String;
+
+    /// One page of the keys that start with `prefix`, from `token` on.
+    fn list_page<'a>(&'a self, page: &'a PageRequest) -> BoxFuture<'a, Result<Page>>;
+
+    /// Size, ETag and metadata of an object.
+    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<ObjectInfo>>;
+
+    /// Opens an object's content, or a range of it (not of an empty object), if it still is the
+    /// one with `if_match`. A body that breaks is not resumed here: ask for the rest.
+    fn get<'a>(
+        &'a self,
+        key: &'a str,
+        range: Option<Range<u64>>,
+        if_match: Option<&'a ETag>,
+    ) -> BoxFuture<'a, Result<Content>>;
+
+    /// Stores a whole object.
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        payload: Payload,
+        metadata: &'a Metadata,
+    ) -> BoxFuture<'a, Result<ETag>>;
+
+    /// Begins a multipart upload; answers its id.
+    fn create_upload<'a>(
+        &'a self,
+        key: &'a str,
+        metadata: &'a Metadata,
+    ) -> BoxFuture<'a, Result<String>>;
+
+    /// Sends one part.
+    fn put_part<'a>(
+        &'a self,
+        part: PartRef<'a>,
+        payload: Payload,
+    ) -> BoxFuture<'a, Result<PartTag>>;
+
+    /// Makes one part out of `range` of an object of the same endpoint.
+    fn copy_part<'a>(
+        &'a self,
+        part: PartRef<'a>,
+        source: &'a ObjectRef,
+        range: Range<u64>,
+    ) -> BoxFuture<'a, Result<PartTag>>;
+
+    /// Makes the object out of all its parts, in order.
+    fn complete_upload<'a>(
+        &'a self,
+        key: &'a str,
+        upload: &'a str,
+        parts: &'a [PartTag],
+    ) -> BoxFuture<'a, Result<()>>;
+
+    /// Gives up a multipart upload and its parts. One that is gone already is fine.
+    fn abort_upload<'a>(&'a self, key: &'a str, upload: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Copies an object of the same endpoint, of at most 5 GiB, within the server. Its metadata
+    /// comes along, or is replaced by `metadata`.
+    fn copy<'a>(
+        &'a self,
+        source: &'a ObjectRef,
+        key: &'a str,
+        metadata: Option<&'a Metadata>,
+    ) -> BoxFuture<'a, Result<()>>;
+
+    /// Deletes up to [`MAX_BATCH_KEYS`] objects; answers those that could not be, with the reason.
+    /// An object that is gone already is fine.
+    fn delete<'a>(
+        &'a self,
+        keys: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<(String, crate::error::Error)>>>;
+}
+
+/// What to list.
+#[derive(Clone, Debug, Default)]
+pub struct PageRequest {
+    /// Only keys that start with this.
+    pub prefix: String,
+    /// Fold keys behind the next `/` into one prefix.
+    pub by_directory: bool,
+    /// Where the page before ended ([`Page::next`]).
+    pub token: Option<String>,
+}
+
+/// One page of a listing, in the server's order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The objects, with their whole keys.
+    pub objects: Vec<Listed>,
+    /// With [`PageRequest::by_directory`], the prefixes that end in `/`.
+    pub prefixes: Vec<String>,
+    /// The token of the next page; none at the end.
+    pub next: Option<String>,
+}
+
+/// An object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The whole key.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// The entity tag.
+    pub etag: ETag,
+    /// ISO 8601, as the server spells it.
+    pub modified: String,
+    /// The storage class, where the server names one.
+    pub storage_class: Option<String>,
+}
+
+/// What a HEAD or GET tells of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Bytes of the whole object.
+    pub size: u64,
+    /// The entity tag.
+    pub etag: ETag,
+    /// `Last-Modified`, as sent.
+    pub modified: Option<String>,
+    /// MIME type.
+    pub content_type: Option<String>,
+    /// User metadata.
+    pub metadata: Metadata,
+}
+
+/// An open object.
+pub struct Content {
+    /// What it is.
+    pub info: ObjectInfo,
+    /// Its bytes, in frames of the size in which they arrive.
+    pub body: BoxStream<'static, Result<Bytes>>,
+}
+
+impl Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Content")
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes to send and their SHA-256, which is signed and checked by the server.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    /// The bytes; cloning them copies nothing.
+    pub bytes: Bytes,
+    /// SHA-256 of the bytes.
+    pub sha256: [u8; 32],
+}
+
+impl Payload {
+    /// Hashes `bytes` for sending: 0.5 s of CPU a GiB, so large ones belong on a blocking thread.
+    #[must_use]
+    pub fn new(bytes: Bytes) -> Self {
+        use sha2::Digest;
+        let sha256 = sha2::Sha256::digest(&bytes).into();
+        Self { bytes, sha256 }
+    }
+}
+
+/// A part of an upload under way.
+#[derive(Clone, Copy, Debug)]
+pub struct PartRef<'a> {
+    /// The object's key.
+    pub key: &'a str,
+    /// The upload's id.
+    pub upload: &'a str,
+    /// 1 to 10,000.
+    pub number: u32,
+}
+
+/// A part that is at the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartTag {
+    /// 1 to 10,000.
+    pub number: u32,
+    /// The part's entity tag, as sent.
+    pub etag: String,
+    /// SHA-256 of what was sent; none for a copied part.
+    pub sha256: Option<[u8; 32]>,
+}
+
+/// An object of some bucket, to copy from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectRef {
+    /// The bucket's name.
+    pub bucket: String,
+    /// The whole key.
+    pub key: String,
+    /// The version that is meant.
+    pub etag: ETag,
+}
+
+/// User metadata: lower-case names and ASCII values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata(pub BTreeMap<String, String>);
+
+impl Metadata {
+    /// What haul writes of a file: `blake3`, `mtime`, `mode`, and for parts `part-size`.
+    #[must_use]
+    pub fn of_file(
+        blake3: Blake3,
+        file: Option<(Timestamp, u32)>,
+        part_bytes: Option<u64>,
+    ) -> Self {
+        let mut map = BTreeMap::from([("blake3".to_owned(), blake3.to_string())]);
+        if let Some((mtime, mode)) = file {
+            map.insert("mtime".into(), mtime.to_string());
+            map.insert("mode".into(), format!("{mode:o}"));
+        }
+        if let Some(bytes) = part_bytes {
+            map.insert("part-size".into(), bytes.to_string());
+        }
+        Self(map)
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The BLAKE3 of the content, where it was recorded.
+    #[must_use]
+    pub fn blake3(&self) -> Option<Blake3> {
+        self.get("blake3").and_then(Blake3::parse)
+    }
+
+    /// The file's modification time.
+    #[must_use]
+    pub fn mtime(&self) -> Option<Timestamp> {
+        self.get("mtime").and_then(Timestamp::parse)
+    }
+
+    /// `st_mode`, type bits included.
+    #[must_use]
+    pub fn mode(&self) -> Option<u32> {
+        self.get("mode")
+            .and_then(|text| u32::from_str_radix(text, 8).ok())
+    }
+
+    /// True for a recorded symbolic link.
+    #[must_use]
+    pub fn is_symlink(&self) -> bool {
+        self.mode()
+            .is_some_and(|mode| mode & 0o170_000 == 0o120_000)
+    }
+
+    /// The size of all parts but the last, in bytes.
+    #[must_use]
+    pub fn part_bytes(&self) -> Option<u64> {
+        self.get("part-size")
+            .and_then(|text| text.parse().ok())
+            .filter(|bytes| *bytes > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_reads_what_it_writes() {
+        let time = Timestamp {
+            seconds: 5,
+            nanoseconds: 7,
+        };
+        let metadata = Metadata::of_file(Blake3::of(b"x"), Some((time, 0o100_640)), Some(1 << 24));
+        assert_eq!(metadata.0["mode"], "100640");
+        assert_eq!(metadata.0["mtime"], "5.000000007");
+        assert_eq!(metadata.blake3(), Some(Blake3::of(b"x")));
+        assert_eq!(metadata.mtime(), Some(time));
+        assert_eq!(metadata.part_bytes(), Some(1 << 24));
+        assert!(!metadata.is_symlink());
+    }
+
+    #[test]
+    fn foreign_metadata_is_not_believed_blindly() {
+        let odd = [
+            ("blake3", "nothex"),
+            ("mtime", "yesterday"),
+            ("mode", "999"),
+            ("part-size", "0"),
+        ];
+        let odd = odd.map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let metadata = Metadata(BTreeMap::from(odd));
+        assert_eq!((metadata.blake3(), metadata.mtime()), (None, None));
+        assert_eq!((metadata.mode(), metadata.part_bytes()), (None, None));
+    }
+}

@@ -1,0 +1,650 @@
+//! S3: the endpoint and its buckets, each operation as one request through the door.
+
+use super::door::{Door, Limits, Request, encode_into};
+use super::xml::{self, BucketInfo};
+use super::{
+    Bucket, Content, Credentials, Metadata, ObjectInfo, ObjectRef, Page, PageRequest, PartRef,
+    PartTag, Payload, Traffic,
+};
+use crate::error::{Error, ErrorKind, Result, chain};
+use crate::fingerprint::ETag;
+use crate::key::printable;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+const METADATA_PREFIX: &str = "x-amz-meta-";
+
+/// How to reach an S3 service.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// `https://host[:port]`; none for AWS.
+    pub endpoint: Option<String>,
+    /// The region to sign for; Ceph takes any.
+    pub region: String,
+    /// The keys.
+    pub credentials: Credentials,
+    /// Requests in flight at once.
+    pub requests: usize,
+    /// How long nothing may move before a request counts as hung.
+    pub idle_timeout: Duration,
+    /// How often a failed request is repeated.
+    pub retries: u32,
+}
+
+impl Connection {
+    /// A connection with the default limits: 64 requests in flight, 60 s idle, 8 retries.
+    #[must_use]
+    pub fn new(endpoint: Option<String>, credentials: Credentials) -> Self {
+        let Limits {
+            requests,
+            idle_timeout,
+            retries,
+        } = Limits::default();
+        let region = "us-east-1".to_owned();
+        Self {
+            endpoint,
+            region,
+            credentials,
+            requests,
+            idle_timeout,
+            retries,
+        }
+    }
+}
+
+/// An S3 service: what is not about one bucket. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    door: Door,
+    /// `https://host[:port][/path]` without a trailing `/`; none for AWS.
+    endpoint: Option<String>,
+    region: String,
+}
+
+impl Endpoint {
+    /// Makes the client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// `Usage` for an endpoint that is no `http` or `https` URL.
+    pub fn connect(connection: &Connection) -> Result<Self> {
+        let endpoint = connection
+            .endpoint
+            .as_deref()
+            .map(check_endpoint)
+            .transpose()?;
+        let limits = Limits {
+            requests: connection.requests.max(1),
+            idle_timeout: connection.idle_timeout,
+            retries: connection.retries,
+        };
+        let region = connection.region.clone();
+        let door = Door::new(connection.credentials.clone(), region.clone(), &limits)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                door,
+                endpoint,
+                region,
+            }),
+        })
+    }
+
+    /// The bucket called `name`; nothing is sent.
+    #[must_use]
+    pub fn bucket(&self, name: &str) -> Arc<S3Bucket> {
+        let base = self.shared.bucket_url(name);
+        Arc::new(S3Bucket {
+            shared: Arc::clone(&self.shared),
+            name: name.to_owned(),
+            base,
+        })
+    }
+
+    /// All buckets of the account.
+    ///
+    /// # Errors
+    /// As every request ([`Bucket`]).
+    pub async fn list_buckets(&self) -> Result<Vec<BucketInfo>> {
+        let url = format!("{}/", self.shared.service_url());
+        let shown = self.shared.service_url();
+        let request = Request::new(Method::GET, url, &shown);
+        let answer = self.shared.door.ask(&request).await?;
+        xml::parse_buckets(&answer).map_err(|e| {
+            Error::new(
+                ErrorKind::Protocol,
+                format!("cannot list buckets of {shown}"),
+                e,
+            )
+        })
+    }
+
+    /// Makes a bucket. One that is the account's own already is fine on Ceph.
+    ///
+    /// # Errors
+    /// `Denied` where the name is taken.
+    pub async fn create_bucket(&self, name: &str) -> Result<()> {
+        let bucket = self.bucket(name);
+        let shown = bucket.url();
+        let mut request = Request::new(Method::PUT, bucket.base.clone(), &shown);
+        if self.shared.endpoint.is_none() && self.shared.region != "us-east-1" {
+            let region = &self.shared.region;
+            let body = format!(
+                "<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint>\
+                 </CreateBucketConfiguration>"
+            );
+            request = request.payload(Payload::new(body.into()));
+        }
+        self.shared.door.send(&request).await.map(drop)
+    }
+
+    /// Deletes an empty bucket.
+    ///
+    /// # Errors
+    /// `Denied` where it is not empty.
+    pub async fn delete_bucket(&self, name: &str) -> Result<()> {
+        let bucket = self.bucket(name);
+        let shown = bucket.url();
+        let request = Request::new(Method::DELETE, bucket.base.clone(), &shown);
+        self.shared.door.send(&request).await.map(drop)
+    }
+
+    /// What went over the wire so far.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        self.shared.door.traffic()
+    }
+}
+
+fn check_endpoint(text: &str) -> Result<String> {
+    let bad = |cause: String| Error::new(ErrorKind::Usage, format!("bad endpoint `{text}`"), cause);
+    let url = url::Url::parse(text).map_err(|e| bad(format!("{e}; use https://HOST[:PORT]")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(bad("use https://HOST[:PORT]".into()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        let cause = "no key or secret may stand in a URL";
+        return Err(Error::new(ErrorKind::Usage, "bad endpoint", cause));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(bad("it has a query; use https://HOST[:PORT]".into()));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+impl Shared {
+    fn service_url(&self) -> String {
+        match &self.endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => format!("https://s3.{}.amazonaws.com", self.region),
+        }
+    }
+
+    /// Path-style for an endpoint of one's own; virtual-hosted on AWS, unless dots in the name
+    /// would break its certificate.
+    fn bucket_url(&self, name: &str) -> String {
+        match &self.endpoint {
+            None if !name.contains('.') => {
+                format!("https://{name}.s3.{}.amazonaws.com", self.region)
+            }
+            _ => format!("{}/{name}", self.service_url()),
+        }
+    }
+}
+
+/// One bucket of an [`Endpoint`].
+#[derive(Debug)]
+pub struct S3Bucket {
+    shared: Arc<Shared>,
+    name: String,
+    base: String,
+}
+
+impl S3Bucket {
+    /// The object's URL. A key with a `.` or `..` segment has none: every URL library folds it.
+    fn object_url(&self, key: &str) -> Result<String> {
+        if key.split('/').any(|segment| matches!(segment, "." | "..")) {
+            let cause = "a key with a `.` or `..` segment can't be addressed by a URL";
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!("cannot reach {}", self.shown(key)),
+                cause,
+            ));
+        }
+        let mut url = String::with_capacity(self.base.len() + 1 + key.len());
+        url.push_str(&self.base);
+        url.push('/');
+        encode_into(&mut url, key, true);
+        Ok(url)
+    }
+
+    fn shown(&self, key: &str) -> String {
+        format!("s3://{}/{}", self.name, printable(key))
+    }
+
+    fn door(&self) -> &Door {
+        &self.shared.door
+    }
+
+    fn protocol(&self, key: &str, cause: impl std::fmt::Display) -> Error {
+        Error::new(
+            ErrorKind::Protocol,
+            format!("odd answer about {}", self.shown(key)),
+            cause,
+        )
+    }
+
+    async fn list(&self, page: &PageRequest) -> Result<Page> {
+        let shown = self.shown(&page.prefix);
+        let mut request = Request::new(Method::GET, self.base.clone(), &shown)
+            .query("list-type", "2")
+            .query("encoding-type", "url");
+        if page.by_directory {
+            request = request.query("delimiter", "/");
+        }
+        if !page.prefix.is_empty() {
+            request = request.query("prefix", page.prefix.as_str());
+        }
+        if let Some(token) = &page.token {
+            request = request.query("continuation-token", token.as_str());
+        }
+        let answer = self.door().ask(&request).await?;
+        xml::parse_page(&answer).map_err(|e| self.protocol(&page.prefix, e))
+    }
+
+    fn info(&self, key: &str, headers: &HeaderMap) -> Result<ObjectInfo> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let size = match text("content-range").and_then(|range| range.rsplit('/').next()) {
+            Some(total) => total.parse().ok(),
+            None => text("content-length").and_then(|length| length.parse().ok()),
+        };
+        let size = size.ok_or_else(|| self.protocol(key, "it has no length"))?;
+        let metadata = headers.iter().filter_map(|(name, value)| {
+            let name = name.as_str().strip_prefix(METADATA_PREFIX)?;
+            Some((name.to_owned(), value.to_str().ok()?.to_owned()))
+        });
+        Ok(ObjectInfo {
+            size,
+            etag: ETag::parse(text("etag").unwrap_or_default()),
+            modified: text("last-modified").map(str::to_owned),
+            content_type: text("content-type").map(str::to_owned),
+            metadata: Metadata(metadata.collect()),
+        })
+    }
+
+    async fn open(
+        &self,
+        key: &str,
+        range: Option<Range<u64>>,
+        if_match: Option<&ETag>,
+    ) -> Result<Content> {
+        let shown = self.shown(key);
+        let mut request = Request::new(Method::GET, self.object_url(key)?, &shown);
+        if let Some(range) = &range {
+            let value = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+            request = request.header("range", &value)?;
+        }
+        if let Some(etag) = if_match {
+            request = request.header("if-match", &format!("\"{etag}\""))?;
+        }
+        let response = self.door().send(&request).await?;
+        if range.is_some() && response.status() != http::StatusCode::PARTIAL_CONTENT {
+            return Err(self.protocol(key, "the server ignored the range"));
+        }
+        let info = self.info(key, response.headers())?;
+        let what = format!("cannot GET {shown}");
+        let body = response.into_body().bytes_stream().map(move |frame| {
+            frame.map_err(|e| {
+                let cause = chain(&e).replace("HTTP error: ", "");
+                Error::new(ErrorKind::Network, what.clone(), cause)
+            })
+        });
+        Ok(Content {
+            info,
+            body: body.boxed(),
+        })
+    }
+
+    /// A request that carries content: the signed SHA-256 is checked by Ceph and AWS, the same as a
+    /// checksum header by servers that ignore the signed one (SeaweedFS), Content-MD5 by all of
+    /// them where nothing is signed.
+    fn carrying<'a>(&self, request: Request<'a>, payload: Payload) -> Result<Request<'a>> {
+        let checksum = BASE64.encode(payload.sha256);
+        let mut request = request.header("x-amz-checksum-sha256", &checksum)?;
+        if self.door().is_anonymous() {
+            let md5 = BASE64.encode(crate::fingerprint::md5(&payload.bytes));
+            request = request.header("content-md5", &md5)?;
+        }
+        Ok(request.payload(payload))
+    }
+
+    async fn put_object(&self, key: &str, payload: Payload, metadata: &Metadata) -> Result<ETag> {
+        let shown = self.shown(key);
+        let mut request = Request::new(Method::PUT, self.object_url(key)?, &shown);
+        add_metadata(&mut request.headers, metadata);
+        let request = self.carrying(request, payload)?;
+        let response = self.door().send(&request).await?;
+        let etag = response
+            .headers()
+            .get("etag")
+            .and_then(|value| value.to_str().ok());
+        etag.map(ETag::parse)
+            .ok_or_else(|| self.protocol(key, "the server gave no ETag"))
+    }
+
+    async fn create(&self, key: &str, metadata: &Metadata) -> Result<String> {
+        let shown = self.shown(key);
+        let mut request = Request::new(Method::POST, self.object_url(key)?, &shown)
+            .query("uploads", "")
+            .header("x-amz-checksum-algorithm", "SHA256")?;
+        add_metadata(&mut request.headers, metadata);
+        let answer = self.door().ask(&request).await?;
+        let id = xml::find(&answer, "UploadId").filter(|id| !id.is_empty());
+        id.ok_or_else(|| self.protocol(key, "the server gave no upload id"))
+    }
+
+    fn part_request<'a>(&self, part: PartRef<'a>, shown: &'a str) -> Result<Request<'a>> {
+        Ok(Request::new(Method::PUT, self.object_url(part.key)?, shown)
+            .query("partNumber", part.number.to_string())
+            .query("uploadId", part.upload))
+    }
+
+    async fn send_part(&self, part: PartRef<'_>, payload: Payload) -> Result<PartTag> {
+        let shown = self.shown(part.key);
+        let sha256 = Some(payload.sha256);
+        let request = self.carrying(self.part_request(part, &shown)?, payload)?;
+        let response = self.door().send(&request).await?;
+        let etag = response
+            .headers()
+            .get("etag")
+            .and_then(|value| value.to_str().ok());
+        let etag = etag
+            .ok_or_else(|| self.protocol(part.key, "a part got no ETag"))?
+            .to_owned();
+        Ok(PartTag {
+            number: part.number,
+            etag,
+            sha256,
+        })
+    }
+
+    async fn copied_part(
+        &self,
+        part: PartRef<'_>,
+        source: &ObjectRef,
+        range: Range<u64>,
+    ) -> Result<PartTag> {
+        let shown = self.shown(part.key);
+        let range = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+        let request = from_source(self.part_request(part, &shown)?, source)?
+            .header("x-amz-copy-source-range", &range)?;
+        let answer = self.door().ask(&request).await?;
+        let etag = xml::find(&answer, "ETag");
+        let etag = etag.ok_or_else(|| self.protocol(part.key, "a copied part got no ETag"))?;
+        Ok(PartTag {
+            number: part.number,
+            etag,
+            sha256: None,
+        })
+    }
+
+    async fn complete(&self, key: &str, upload: &str, parts: &[PartTag]) -> Result<()> {
+        let shown = self.shown(key);
+        let body = xml::complete_request(parts);
+        let request = Request::new(Method::POST, self.object_url(key)?, &shown)
+            .query("uploadId", upload)
+            .payload(Payload::new(body.into()));
+        self.door().ask(&request).await.map(drop)
+    }
+
+    async fn abort(&self, key: &str, upload: &str) -> Result<()> {
+        let shown = self.shown(key);
+        let request =
+            Request::new(Method::DELETE, self.object_url(key)?, &shown).query("uploadId", upload);
+        gone_is_fine(self.door().send(&request).await.map(drop))
+    }
+
+    async fn copy_object(
+        &self,
+        source: &ObjectRef,
+        key: &str,
+        metadata: Option<&Metadata>,
+    ) -> Result<()> {
+        let shown = self.shown(key);
+        let mut request = from_source(
+            Request::new(Method::PUT, self.object_url(key)?, &shown),
+            source,
+        )?;
+        if let Some(metadata) = metadata {
+            request = request.header("x-amz-metadata-directive", "REPLACE")?;
+            add_metadata(&mut request.headers, metadata);
+        }
+        self.door().ask(&request).await.map(drop)
+    }
+
+    async fn delete_keys(&self, keys: &[String]) -> Result<Vec<(String, Error)>> {
+        let (plain, odd): (Vec<&str>, Vec<&str>) = keys
+            .iter()
+            .map(String::as_str)
+            .partition(|key| xml::is_expressible(key));
+        let mut failures = Vec::new();
+        if !plain.is_empty() {
+            failures = self.delete_batch(&plain).await?;
+        }
+        for key in odd {
+            if let Err(error) = self.delete_one(key).await {
+                failures.push((key.to_owned(), error));
+            }
+        }
+        Ok(failures)
+    }
+
+    async fn delete_batch(&self, keys: &[&str]) -> Result<Vec<(String, Error)>> {
+        let shown = self.url();
+        let body = Bytes::from(xml::delete_request(keys));
+        let md5 = BASE64.encode(crate::fingerprint::md5(&body));
+        let request = Request::new(Method::POST, self.base.clone(), &shown)
+            .query("delete", "")
+            .header("content-md5", &md5)?
+            .payload(Payload::new(body));
+        let answer = self.door().ask(&request).await?;
+        let failures = xml::parse_deleted(&answer).map_err(|e| self.protocol("", e))?;
+        let explain = |failure: xml::DeleteFailure| {
+            let what = format!("cannot DELETE {}", self.shown(&failure.key));
+            let cause = format!("{} {}", failure.told.code, failure.told.message);
+            (
+                failure.key,
+                Error::new(ErrorKind::Denied, what, printable(&cause)),
+            )
+        };
+        Ok(failures
+            .into_iter()
+            .filter(|f| f.told.code != "NoSuchKey")
+            .map(explain)
+            .collect())
+    }
+
+    async fn delete_one(&self, key: &str) -> Result<()> {
+        let shown = self.shown(key);
+        let request = Request::new(Method::DELETE, self.object_url(key)?, &shown);
+        gone_is_fine(self.door().send(&request).await.map(drop))
+    }
+
+    async fn look(&self, key: &str) -> Result<ObjectInfo> {
+        let shown = self.shown(key);
+        let request = Request::new(Method::HEAD, self.object_url(key)?, &shown);
+        let response = self.door().send(&request).await?;
+        self.info(key, response.headers())
+    }
+}
+
+fn gone_is_fine(outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn from_source<'a>(request: Request<'a>, source: &ObjectRef) -> Result<Request<'a>> {
+    let mut path = format!("/{}/", source.bucket);
+    encode_into(&mut path, &source.key, true);
+    request
+        .header("x-amz-copy-source", &path)?
+        .header("x-amz-copy-source-if-match", &source.etag.to_string())
+}
+
+/// Only what a header can carry: S3 answers anything else with an error on the next read.
+fn add_metadata(headers: &mut HeaderMap, metadata: &Metadata) {
+    for (name, value) in &metadata.0 {
+        let name = HeaderName::try_from(format!("{METADATA_PREFIX}{name}"));
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+impl Bucket for S3Bucket {
+    fn url(&self) -> String {
+        format!("s3://{}", self.name)
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn endpoint_id(&self) -> String {
+        format!("{:p}", Arc::as_ptr(&self.shared))
+    }
+
+    fn list_page<'a>(&'a self, page: &'a PageRequest) -> BoxFuture<'a, Result<Page>> {
+        self.list(page).boxed()
+    }
+
+    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<ObjectInfo>> {
+        self.look(key).boxed()
+    }
+
+    fn get<'a>(
+        &'a self,
+        key: &'a str,
+        range: Option<Range<u64>>,
+        if_match: Option<&'a ETag>,
+    ) -> BoxFuture<'a, Result<Content>> {
+        self.open(key, range, if_match).boxed()
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        payload: Payload,
+        metadata: &'a Metadata,
+    ) -> BoxFuture<'a, Result<ETag>> {
+        self.put_object(key, payload, metadata).boxed()
+    }
+
+    fn create_upload<'a>(
+        &'a self,
+        key: &'a str,
+        metadata: &'a Metadata,
+    ) -> BoxFuture<'a, Result<String>> {
+        self.create(key, metadata).boxed()
+    }
+
+    fn put_part<'a>(
+        &'a self,
+        part: PartRef<'a>,
+        payload: Payload,
+    ) -> BoxFuture<'a, Result<PartTag>> {
+        self.send_part(part, payload).boxed()
+    }
+
+    fn copy_part<'a>(
+        &'a self,
+        part: PartRef<'a>,
+        source: &'a ObjectRef,
+        range: Range<u64>,
+    ) -> BoxFuture<'a, Result<PartTag>> {
+        self.copied_part(part, source, range).boxed()
+    }
+
+    fn complete_upload<'a>(
+        &'a self,
+        key: &'a str,
+        upload: &'a str,
+        parts: &'a [PartTag],
+    ) -> BoxFuture<'a, Result<()>> {
+        self.complete(key, upload, parts).boxed()
+    }
+
+    fn abort_upload<'a>(&'a self, key: &'a str, upload: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.abort(key, upload).boxed()
+    }
+
+    fn copy<'a>(
+        &'a self,
+        source: &'a ObjectRef,
+        key: &'a str,
+        metadata: Option<&'a Metadata>,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.copy_object(source, key, metadata).boxed()
+    }
+
+    fn delete<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<(String, Error)>>> {
+        self.delete_keys(keys).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str) -> Result<Endpoint> {
+        Endpoint::connect(&Connection::new(Some(url.into()), Credentials::anonymous()))
+    }
+
+    #[test]
+    fn bad_endpoints_are_named_and_secrets_are_not() {
+        for url in ["s3.example.org", "ftp://x", "http://", "https://h/?x=1"] {
+            let error = endpoint(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{url}");
+        }
+        let error = endpoint("https://AK:hush@host").unwrap_err();
+        assert!(!error.to_string().contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn keys_go_into_urls_byte_for_byte() {
+        let bucket = endpoint("http://127.0.0.1:1/").unwrap().bucket("b");
+        assert_eq!(
+            bucket.object_url("a//b c/é").unwrap(),
+            "http://127.0.0.1:1/b/a//b%20c/%C3%A9"
+        );
+        assert_eq!(
+            bucket.object_url("a/../b").unwrap_err().kind(),
+            ErrorKind::Refused
+        );
+    }
+
+    #[test]
+    fn aws_is_virtual_hosted_unless_dots_forbid_it() {
+        let aws = Endpoint::connect(&Connection::new(None, Credentials::anonymous())).unwrap();
+        assert_eq!(
+            aws.bucket("data").base,
+            "https://data.s3.us-east-1.amazonaws.com"
+        );
+        assert_eq!(
+            aws.bucket("my.data").base,
+            "https://s3.us-east-1.amazonaws.com/my.data"
+        );
+    }
+}

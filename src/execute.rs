@@ -1,0 +1,190 @@
+//! The executor: takes decided steps, and does them, a bounded number at a time.
+//!
+//! Owns what all transfers of a run share: buffers, the blocking hop, the uploads that are open. The
+//! requests in flight are bounded by the endpoint's HTTP client, the bytes in buffers by [`Budget`].
+//! Nothing here decides what is transferred.
+
+mod copy;
+mod delete;
+mod download;
+mod resolve;
+mod upload;
+
+pub(crate) use copy::copy;
+pub(crate) use delete::{delete_local, delete_objects};
+pub(crate) use download::{Download, Landing, RESUMES, Verify, commit, download};
+pub(crate) use resolve::{Content, Question, resolve};
+pub(crate) use upload::{Upload, upload_batch, upload_stream};
+
+use crate::bucket::Bucket;
+use crate::error::{Error, ErrorKind};
+use crate::event::Observer;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Files up to this size are read in batches, and sent by one PUT each.
+pub(crate) const SMALL_BYTES: u64 = 1 << 20;
+/// How many small files share one hop to a blocking thread.
+pub(crate) const BATCH_FILES: usize = 16;
+/// How often an action is begun again when its bytes turn out wrong.
+const ATTEMPTS: u32 = 3;
+/// How long the server has to take back unfinished uploads when a run stops.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What all transfers of one run share.
+pub(crate) struct Context<'a> {
+    pub observer: &'a dyn Observer,
+    pub budget: Budget,
+    buffers: Arc<Buffers>,
+    open_uploads: Mutex<HashMap<String, OpenUpload>>,
+    /// Blocking threads that read and hash at once.
+    pub threads: usize,
+}
+
+struct OpenUpload {
+    bucket: Arc<dyn Bucket>,
+    key: String,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(observer: &'a dyn Observer, memory_bytes: u64) -> Self {
+        let threads = std::thread::available_parallelism()
+            .map_or(2, usize::from)
+            .clamp(2, 8);
+        Self {
+            observer,
+            budget: Budget::new(memory_bytes),
+            buffers: Arc::default(),
+            open_uploads: Mutex::default(),
+            threads,
+        }
+    }
+
+    fn uploads(&self) -> std::sync::MutexGuard<'_, HashMap<String, OpenUpload>> {
+        self.open_uploads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn upload_opened(&self, bucket: &Arc<dyn Bucket>, key: &str, upload: &str) {
+        let open = OpenUpload {
+            bucket: Arc::clone(bucket),
+            key: key.to_owned(),
+        };
+        self.uploads().insert(upload.to_owned(), open);
+    }
+
+    fn upload_closed(&self, upload: &str) {
+        self.uploads().remove(upload);
+    }
+
+    /// Takes back the uploads that are still open, after the run was stopped.
+    pub(crate) async fn abort_uploads(&self) {
+        let open: Vec<(String, OpenUpload)> = self.uploads().drain().collect();
+        let aborts = open
+            .iter()
+            .map(|(upload, open)| open.bucket.abort_upload(&open.key, upload));
+        let all = futures::future::join_all(aborts);
+        if tokio::time::timeout(ABORT_TIMEOUT, all).await.is_err() {
+            tracing::warn!("the server did not take back all unfinished uploads in time");
+        }
+    }
+}
+
+/// Runs `work` on a blocking thread.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// A bound on the bytes in buffers. What is larger than the whole budget takes all of it, and so
+/// goes alone.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    permits: Arc<Semaphore>,
+    units: u32,
+}
+
+/// Memory is counted in units of this many bytes.
+const UNIT_BYTES: u64 = 1 << 10;
+
+impl Budget {
+    fn new(bytes: u64) -> Self {
+        let units = u32::try_from((bytes / UNIT_BYTES).max(1)).unwrap_or(u32::MAX >> 4);
+        let units = units.min(u32::MAX >> 4);
+        Self {
+            permits: Arc::new(Semaphore::new(units as usize)),
+            units,
+        }
+    }
+
+    /// Waits until `bytes` may be held; they are given back when the answer is dropped.
+    pub(crate) async fn take(&self, bytes: u64) -> OwnedSemaphorePermit {
+        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES))
+            .unwrap_or(u32::MAX)
+            .clamp(1, self.units);
+        let permit = Arc::clone(&self.permits).acquire_many_owned(units).await;
+        permit.expect("the budget's semaphore is never closed")
+    }
+}
+
+/// Part buffers that are used again: fresh pages for each part would cost more than sending it.
+#[derive(Debug, Default)]
+struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+/// Idle buffers beyond this many are freed.
+const IDLE_BUFFERS: usize = 16;
+
+impl Buffers {
+    fn take(self: &Arc<Self>, bytes: usize) -> Buffer {
+        let reused = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut content = reused.unwrap_or_default();
+        content.resize(bytes, 0);
+        Buffer {
+            content,
+            home: Arc::clone(self),
+        }
+    }
+}
+
+/// A buffer that goes back when its last user drops it.
+#[derive(Debug)]
+struct Buffer {
+    content: Vec<u8>,
+    home: Arc<Buffers>,
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.content
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut idle = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_BUFFERS {
+            idle.push(std::mem::take(&mut self.content));
+        }
+    }
+}
+
+/// Counts how often an action was begun whose bytes turned out wrong on the way.
+#[derive(Debug, Default)]
+struct Attempts(u32);
+
+impl Attempts {
+    /// True where it makes sense to begin again.
+    fn again(&mut self, error: &Error) -> bool {
+        self.0 += 1;
+        let again = self.0 < ATTEMPTS && error.kind() == ErrorKind::Corrupt;
+        if again {
+            tracing::debug!(%error, "beginning again");
+        }
+        again
+    }
+}

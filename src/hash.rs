@@ -1,0 +1,373 @@
+//! Reading local files: the content, its hashes in the same read, and the proof that the file was
+//! the same before and after.
+//!
+//! Everything here blocks; callers hop to a blocking thread, with many small files at once.
+
+use crate::entry::{Signature, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fingerprint::{Blake3, ETag, Md5Bytes};
+use blake3::hazmat::{
+    ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
+};
+use rustix::fs::{Mode as FileMode, OFlags, Stat};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// How much is read at a time: large enough for BLAKE3's wide lanes, small enough for the cache.
+const READ_BYTES: usize = 256 << 10;
+
+/// The signature and the mode (type bits included) in what `stat` said.
+#[must_use]
+pub fn signature_of(stat: &Stat) -> (Signature, u32) {
+    let time = |seconds: i64, nanoseconds: u64| Timestamp {
+        seconds,
+        nanoseconds: u32::try_from(nanoseconds).unwrap_or(0),
+    };
+    let signature = Signature {
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        modified: time(stat.st_mtime, stat.st_mtime_nsec),
+        changed: time(stat.st_ctime, stat.st_ctime_nsec),
+        inode: stat.st_ino,
+    };
+    (signature, stat.st_mode)
+}
+
+/// A file opened for reading, that must stay what it was.
+#[derive(Debug)]
+pub struct Source {
+    file: File,
+    name: String,
+    expected: Signature,
+}
+
+impl Source {
+    /// Opens the regular file at `path`, whose scan saw `expected`. Neither a link nor a FIFO that
+    /// has taken its place since is opened.
+    ///
+    /// # Errors
+    /// `Unreadable`, or `Changed` where it is no longer the file that the scan saw.
+    pub fn open(path: &Path, expected: Signature) -> Result<Self> {
+        let name = path.display().to_string();
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = rustix::fs::open(path, flags, FileMode::empty())
+            .map_err(|e| unreadable(&name, std::io::Error::from(e)))?;
+        let source = Self {
+            file: file.into(),
+            name,
+            expected,
+        };
+        source.check_unchanged()?;
+        Ok(source)
+    }
+
+    /// Fails where the file is not what it was when it was scanned.
+    ///
+    /// # Errors
+    /// `Changed`, or `Unreadable` where even `fstat` fails.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let stat = rustix::fs::fstat(&self.file)
+            .map_err(|e| unreadable(&self.name, std::io::Error::from(e)))?;
+        if signature_of(&stat).0 == self.expected {
+            return Ok(());
+        }
+        Err(changed(&self.name))
+    }
+
+    /// Fills `buffer` from `offset`; a file that ends before is one that changed.
+    ///
+    /// # Errors
+    /// `Changed` or `Unreadable`.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.file
+            .read_exact_at(buffer, offset)
+            .map_err(|e| match e.kind() {
+                std::io::ErrorKind::UnexpectedEof => changed(&self.name),
+                _ => unreadable(&self.name, e),
+            })
+    }
+
+    /// The whole content, checked to be what was scanned.
+    ///
+    /// # Errors
+    /// `Changed` or `Unreadable`.
+    pub fn read_whole(&self) -> Result<Vec<u8>> {
+        let size = usize::try_from(self.expected.size).map_err(|_| changed(&self.name))?;
+        let mut content = vec![0; size];
+        self.read_at(&mut content, 0)?;
+        self.check_unchanged()?;
+        Ok(content)
+    }
+
+    /// Feeds `range` of the file to `hashers`, 256 KiB at a time.
+    fn feed(&self, range: std::ops::Range<u64>, mut sink: impl FnMut(&[u8])) -> Result<()> {
+        let mut buffer =
+            vec![0; READ_BYTES.min(usize::try_from(range.end - range.start).unwrap_or(READ_BYTES))];
+        let mut offset = range.start;
+        while offset < range.end {
+            let step = buffer
+                .len()
+                .min(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
+            self.read_at(&mut buffer[..step], offset)?;
+            sink(&buffer[..step]);
+            offset += step as u64;
+        }
+        Ok(())
+    }
+
+    /// The chaining value of one part, to be merged by [`merge_parts`].
+    ///
+    /// # Errors
+    /// `Changed` or `Unreadable`.
+    pub fn hash_part(&self, range: std::ops::Range<u64>) -> Result<ChainingValue> {
+        let mut hasher = PartHasher::new(range.start);
+        self.feed(range, |bytes| hasher.update(bytes))?;
+        Ok(hasher.chaining_value())
+    }
+
+    /// The BLAKE3 of the whole file in one thread.
+    ///
+    /// # Errors
+    /// `Changed` or `Unreadable`.
+    pub fn blake3(&self) -> Result<Blake3> {
+        let mut hasher = blake3::Hasher::new();
+        self.feed(0..self.expected.size, |bytes| {
+            hasher.update(bytes);
+        })?;
+        self.check_unchanged()?;
+        Ok(hasher.finalize().into())
+    }
+
+    /// The ETags that the content would have: its MD5, or with each of `part_sizes` the multipart
+    /// one; and its BLAKE3, all in one read.
+    ///
+    /// # Errors
+    /// `Changed` or `Unreadable`.
+    pub fn etags(&self, part_sizes: &[u64]) -> Result<(Blake3, Vec<ETag>)> {
+        let mut blake3 = blake3::Hasher::new();
+        let mut tags = ETagHasher::new(part_sizes);
+        self.feed(0..self.expected.size, |bytes| {
+            blake3.update(bytes);
+            tags.update(bytes);
+        })?;
+        self.check_unchanged()?;
+        Ok((blake3.finalize().into(), tags.finish()))
+    }
+}
+
+fn unreadable(name: &str, cause: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Unreadable, format!("cannot read {name}"), cause)
+}
+
+fn changed(name: &str) -> Error {
+    Error::new(
+        ErrorKind::Changed,
+        format!("cannot read {name}"),
+        "it changed while it was read",
+    )
+}
+
+/// Reads the text of the symbolic link at `path`.
+///
+/// # Errors
+/// `Unreadable`.
+pub fn read_link(path: &Path) -> Result<Vec<u8>> {
+    use std::os::unix::ffi::OsStringExt;
+    std::fs::read_link(path)
+        .map(|text| text.into_os_string().into_vec())
+        .map_err(|e| unreadable(&path.display().to_string(), e))
+}
+
+/// Hashes one part of a content; `offset` is where the part starts and must be a multiple of a
+/// power of two that is no smaller than the part.
+#[derive(Debug)]
+pub struct PartHasher(blake3::Hasher);
+
+impl PartHasher {
+    /// A hasher for the part that starts at `offset`.
+    #[must_use]
+    pub fn new(offset: u64) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(offset);
+        Self(hasher)
+    }
+
+    /// Takes the next bytes of the part.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The subtree's chaining value.
+    #[must_use]
+    pub fn chaining_value(&self) -> ChainingValue {
+        self.0.finalize_non_root()
+    }
+}
+
+/// The standard BLAKE3 of a content from its parts' chaining values, in order. All parts but the
+/// last have one size, a power of two; there are at least two (BLAKE3 paper, section 2.1).
+///
+/// # Panics
+/// With fewer than two parts: a single part is hashed as a whole.
+#[must_use]
+pub fn merge_parts(parts: &[ChainingValue]) -> Blake3 {
+    assert!(
+        parts.len() >= 2,
+        "a tree has a root above at least two subtrees"
+    );
+    let (left, right) = parts.split_at(left_parts(parts.len()));
+    merge_subtrees_root(&merge(left), &merge(right), Mode::Hash).into()
+}
+
+fn merge(parts: &[ChainingValue]) -> ChainingValue {
+    if let [only] = parts {
+        return *only;
+    }
+    let (left, right) = parts.split_at(left_parts(parts.len()));
+    merge_subtrees_non_root(&merge(left), &merge(right), Mode::Hash)
+}
+
+/// The largest power of two below `count`: how many parts the left subtree has.
+fn left_parts(count: usize) -> usize {
+    count.next_power_of_two() / 2
+}
+
+/// Computes the ETags of one content for several part sizes at once; with none, its MD5.
+#[derive(Debug)]
+pub struct ETagHasher(Vec<PartDigest>);
+
+#[derive(Debug)]
+struct PartDigest {
+    part_bytes: u64,
+    filled: u64,
+    current: md5::Md5,
+    done: Vec<Md5Bytes>,
+}
+
+impl ETagHasher {
+    /// A hasher for these part sizes (bytes).
+    #[must_use]
+    pub fn new(part_sizes: &[u64]) -> Self {
+        let sizes = if part_sizes.is_empty() {
+            &[u64::MAX]
+        } else {
+            part_sizes
+        };
+        let digest = |&part_bytes: &u64| PartDigest {
+            part_bytes,
+            filled: 0,
+            current: md5::Md5::default(),
+            done: Vec::new(),
+        };
+        Self(sizes.iter().map(digest).collect())
+    }
+
+    /// Takes the next bytes of the content.
+    pub fn update(&mut self, bytes: &[u8]) {
+        for digest in &mut self.0 {
+            digest.update(bytes);
+        }
+    }
+
+    /// The ETags, one for each part size.
+    #[must_use]
+    pub fn finish(self) -> Vec<ETag> {
+        self.0.into_iter().map(PartDigest::finish).collect()
+    }
+}
+
+impl PartDigest {
+    fn update(&mut self, mut bytes: &[u8]) {
+        use md5::Digest;
+        while !bytes.is_empty() {
+            if self.filled == self.part_bytes {
+                self.done.push(self.current.finalize_reset().into());
+                self.filled = 0;
+            }
+            let room = usize::try_from(self.part_bytes - self.filled).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.current.update(now);
+            self.filled += now.len() as u64;
+            bytes = later;
+        }
+    }
+
+    fn finish(mut self) -> ETag {
+        use md5::Digest;
+        let last = self.current.finalize().into();
+        if self.part_bytes == u64::MAX {
+            return ETag::Md5(last);
+        }
+        self.done.push(last);
+        ETag::of_parts(&self.done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fingerprint::md5;
+
+    fn content(size: usize) -> Vec<u8> {
+        (0..size)
+            .map(|i| u8::try_from(i * 31 % 251).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn merged_parts_are_the_standard_hash() {
+        let part = 1 << 12;
+        for size in [
+            part + 1,
+            2 * part,
+            3 * part,
+            5 * part + 7,
+            8 * part,
+            9 * part - 1,
+        ] {
+            let bytes = content(size);
+            let values: Vec<ChainingValue> = bytes
+                .chunks(part)
+                .enumerate()
+                .map(|(i, chunk)| {
+                    let mut hasher = PartHasher::new((i * part) as u64);
+                    hasher.update(chunk);
+                    hasher.chaining_value()
+                })
+                .collect();
+            assert_eq!(merge_parts(&values), Blake3::of(&bytes), "{size}");
+        }
+    }
+
+    #[test]
+    fn etags_follow_the_formula() {
+        let bytes = content(1000);
+        let mut hasher = ETagHasher::new(&[300, 1000]);
+        for piece in bytes.chunks(7) {
+            hasher.update(piece);
+        }
+        let expected: Vec<Md5Bytes> = bytes.chunks(300).map(md5).collect();
+        assert_eq!(
+            hasher.finish(),
+            [ETag::of_parts(&expected), ETag::of_parts(&[md5(&bytes)])]
+        );
+        assert_eq!(ETagHasher::new(&[]).finish(), [ETag::Md5(md5(b""))]);
+    }
+
+    #[test]
+    fn a_file_that_changed_since_the_scan_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        std::fs::write(&path, b"one").unwrap();
+        let signature = signature_of(&rustix::fs::stat(&path).unwrap()).0;
+        let source = Source::open(&path, signature).unwrap();
+        assert_eq!(source.read_whole().unwrap(), b"one");
+        assert_eq!(source.blake3().unwrap(), Blake3::of(b"one"));
+        std::fs::write(&path, b"two").unwrap();
+        assert_eq!(source.read_whole().unwrap_err().kind(), ErrorKind::Changed);
+        assert_eq!(
+            Source::open(&path, signature).unwrap_err().kind(),
+            ErrorKind::Changed
+        );
+    }
+}

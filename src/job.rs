@@ -1,0 +1,114 @@
+//! A job: what to bring where, and how; validated, and ready to run.
+
+use crate::bucket::Bucket;
+use crate::location::directory_prefix;
+use crate::plan::compare::CompareBy;
+use crate::plan::guard::Allowed;
+use crate::scan::Filter;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One end of a job.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A directory.
+    Directory(PathBuf),
+    /// A bucket below a prefix.
+    Bucket {
+        /// The bucket.
+        bucket: Arc<dyn Bucket>,
+        /// Empty, or with its `/` at the end.
+        prefix: String,
+    },
+}
+
+impl Place {
+    /// The directory at `path`.
+    pub fn directory(path: impl Into<PathBuf>) -> Self {
+        Self::Directory(path.into())
+    }
+
+    /// The objects of `bucket` below the directory `path` (`run1` is `run1/`; empty for all).
+    pub fn bucket(bucket: Arc<dyn Bucket>, path: &str) -> Self {
+        Self::Bucket {
+            bucket,
+            prefix: directory_prefix(path),
+        }
+    }
+
+    /// How `key` is called there, for people.
+    #[must_use]
+    pub fn name(&self, key: &str) -> String {
+        match self {
+            Self::Directory(root) => root.join(key).display().to_string(),
+            Self::Bucket { bucket, prefix } => {
+                format!("{}/{prefix}{}", bucket.url(), crate::key::printable(key))
+            }
+        }
+    }
+}
+
+/// Whether a run changes anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Do what was planned.
+    Apply,
+    /// Only plan.
+    Plan,
+}
+
+/// What becomes of the source of a transfer that is done and durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It stays.
+    KeepSource,
+    /// It is removed, if it is still what was transferred.
+    RemoveSource,
+}
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Where the entries come from.
+    pub source: Place,
+    /// Where they go.
+    pub target: Place,
+    /// Remove from the target what the source does not have.
+    pub delete: bool,
+    /// How many deletes are allowed, and after what.
+    pub allowed: Allowed,
+    /// What counts as the same.
+    pub compare: CompareBy,
+    /// Which keys take part.
+    pub filter: Filter,
+    /// Delete excluded entries at the target, too.
+    pub delete_excluded: bool,
+    /// Change anything?
+    pub effect: Effect,
+    /// Move instead of copy?
+    pub afterwards: Afterwards,
+    /// Transfers under way at once, in files; parts of one file count once.
+    pub transfers: usize,
+    /// Bytes that buffers may hold at once.
+    pub memory_bytes: u64,
+}
+
+impl Job {
+    /// A job with the default settings: compare contents, delete nothing, 64 transfers, 128 MiB.
+    #[must_use]
+    pub fn new(source: Place, target: Place) -> Self {
+        Self {
+            source,
+            target,
+            delete: false,
+            allowed: Allowed::default(),
+            compare: CompareBy::Content,
+            filter: Filter::default(),
+            delete_excluded: false,
+            effect: Effect::Apply,
+            afterwards: Afterwards::KeepSource,
+            transfers: 64,
+            memory_bytes: 128 << 20,
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! One file or object at a time: what a script does with a store, with the engine's care.
+
+use crate::bucket::{Bucket, Content, ObjectRef};
+use crate::entry::{Entry, EntryKind, Origin};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Control, Event};
+use crate::execute::{self, Context, Download, RESUMES, Upload};
+use crate::fingerprint::Blake3;
+use crate::hash::signature_of;
+use crate::key::{Key, printable};
+use crate::tree::Tree;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use rustix::fs::FileType;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+/// Buffers of a single transfer, in bytes.
+const MEMORY_BYTES: u64 = 128 << 20;
+
+/// Runs `work` until it ends or is stopped; what is half-done is taken back then.
+async fn stoppable<T>(
+    context: &Context<'_>,
+    control: &Control<'_>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = control.stop.requested() => {}
+        outcome = work => return outcome,
+    }
+    context.abort_uploads().await;
+    Err(Error::new(
+        ErrorKind::Interrupted,
+        "stopped",
+        "nothing was changed at the target",
+    ))
+}
+
+/// Uploads the file (or symbolic link, as such) at `path` as the object `key`; answers its bytes.
+///
+/// # Errors
+/// `Unreadable` or `Changed` for the file, else as every request ([`Bucket`]).
+pub async fn upload_file(
+    bucket: &Arc<dyn Bucket>,
+    path: &Path,
+    key: &str,
+    control: &Control<'_>,
+) -> Result<u64> {
+    let entry = look_at(path, key)?;
+    let context = Context::new(control.observer, MEMORY_BYTES);
+    let upload = Upload {
+        path: path.to_owned(),
+        object_key: key.to_owned(),
+        entry,
+    };
+    let work = async {
+        let mut outcomes = execute::upload_batch(&context, bucket, vec![upload]).await;
+        outcomes.pop().expect("one upload has one outcome").result
+    };
+    stoppable(&context, control, work).await
+}
+
+fn look_at(path: &Path, key: &str) -> Result<Entry> {
+    let fail = |cause: std::io::Error| {
+        Error::new(
+            ErrorKind::Unreadable,
+            format!("cannot read {}", path.display()),
+            cause,
+        )
+    };
+    let stat = rustix::fs::lstat(path).map_err(|e| fail(e.into()))?;
+    let (signature, mode) = signature_of(&stat);
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => EntryKind::File,
+        FileType::Symlink => EntryKind::Symlink,
+        FileType::Directory => return Err(fail(std::io::Error::other("it is a directory"))),
+        _ => return Err(fail(std::io::Error::other("it is a special file"))),
+    };
+    let origin = Origin::Local { signature, mode };
+    Ok(Entry {
+        key: Key::new(key),
+        kind,
+        size: signature.size,
+        origin,
+    })
+}
+
+/// Uploads all that `input` holds as the object `key`; answers its bytes. Nothing needs to be known
+/// of its length; up to 5 TiB.
+///
+/// # Errors
+/// `Unreadable` for the stream, else as every request ([`Bucket`]).
+pub async fn upload_stream(
+    bucket: &Arc<dyn Bucket>,
+    input: impl AsyncRead + Unpin,
+    key: &str,
+    control: &Control<'_>,
+) -> Result<u64> {
+    let context = Context::new(control.observer, MEMORY_BYTES);
+    let work = execute::upload_stream(&context, bucket, key, input);
+    stoppable(&context, control, work).await
+}
+
+/// Downloads the object `key` to the file at `path`, verified, with its mtime and mode, and durable;
+/// what was there is replaced only then. Answers its bytes.
+///
+/// # Errors
+/// `NotFound`, `Corrupt`, `Write`, or as every request ([`Bucket`]).
+pub async fn download_file(
+    bucket: &Arc<dyn Bucket>,
+    key: &str,
+    path: &Path,
+    control: &Control<'_>,
+) -> Result<u64> {
+    let bad_path = || {
+        let what = format!("cannot write {}", path.display());
+        Error::new(ErrorKind::Usage, what, "it is not the name of a file")
+    };
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(bad_path)?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let info = bucket.head(key).await?;
+    let origin = Origin::Remote {
+        etag: info.etag,
+        modified: "".into(),
+    };
+    let entry = Entry {
+        key: Key::new(name),
+        kind: EntryKind::File,
+        size: info.size,
+        origin,
+    };
+    let tree = Arc::new(Tree::open(parent.unwrap_or(Path::new(".")))?);
+    let context = Context::new(control.observer, MEMORY_BYTES);
+    let fetch = Download {
+        object_key: key.to_owned(),
+        entry,
+    };
+    let work = async {
+        let landing = match execute::download(&context, bucket, &tree, fetch).await {
+            Ok(landing) => landing,
+            Err(outcome) => return outcome.result,
+        };
+        let mut outcomes = execute::commit(Arc::clone(&tree), vec![landing]).await;
+        let bytes = outcomes
+            .pop()
+            .expect("one download has one outcome")
+            .result?;
+        tree.sync().map(|()| bytes)
+    };
+    stoppable(&context, control, work).await
+}
+
+/// Reads a whole object into memory, verified by its hash where one is known.
+///
+/// # Errors
+/// `NotFound`, `Corrupt`, or as every request ([`Bucket`]).
+pub async fn read_object(bucket: &Arc<dyn Bucket>, key: &str) -> Result<Bytes> {
+    let mut broken = 0;
+    let (info, frames) = loop {
+        let Content { info, body } = bucket.get(key, None, None).await?;
+        match body.try_collect::<Vec<Bytes>>().await {
+            Ok(frames) => break (info, frames),
+            Err(error) if broken == RESUMES => return Err(error),
+            Err(_) => broken += 1,
+        }
+    };
+    let what = || format!("cannot read {}/{}", bucket.url(), printable(key));
+    let length: usize = frames.iter().map(Bytes::len).sum();
+    if length as u64 != info.size {
+        return Err(Error::new(ErrorKind::Network, what(), "the body was cut"));
+    }
+    execute::Verify::new(info.size, &info.etag, &info.metadata).check(what, &frames)?;
+    Ok(frames.concat().into())
+}
+
+/// Writes an object to `output` as it arrives, resumed where the connection breaks; answers its bytes.
+/// Its hash is known only at the end: an error means that what was written is not to be trusted.
+///
+/// # Errors
+/// `NotFound`, `Corrupt`, `Write`, or as every request ([`Bucket`]).
+pub async fn stream_object(
+    bucket: &Arc<dyn Bucket>,
+    key: &str,
+    output: &mut (impl AsyncWrite + Unpin),
+) -> Result<u64> {
+    let what = || format!("cannot read {}/{}", bucket.url(), printable(key));
+    let write_error = |e: std::io::Error| Error::new(ErrorKind::Write, "cannot write", e);
+    let Content { info, mut body } = bucket.get(key, None, None).await?;
+    let (mut position, mut broken) = (0, 0);
+    let mut hasher = blake3::Hasher::new();
+    loop {
+        let failure = match body.next().await {
+            Some(Ok(frame)) => {
+                hasher.update(&frame);
+                output.write_all(&frame).await.map_err(write_error)?;
+                (position, broken) = (position + frame.len() as u64, 0);
+                continue;
+            }
+            None if position == info.size => break,
+            None => Error::new(ErrorKind::Network, what(), "the body was cut"),
+            Some(Err(error)) => error,
+        };
+        broken += 1;
+        if broken > RESUMES || position >= info.size {
+            return Err(failure);
+        }
+        body = bucket
+            .get(key, Some(position..info.size), Some(&info.etag))
+            .await?
+            .body;
+    }
+    output.flush().await.map_err(write_error)?;
+    match info.metadata.blake3() {
+        Some(expected) if Blake3::from(hasher.finalize()) != expected => Err(Error::new(
+            ErrorKind::Corrupt,
+            what(),
+            "the bytes do not have its hash",
+        )),
+        Some(_) | None => Ok(position),
+    }
+}
+
+/// Copies an object within its endpoint; the bytes never come here. Answers its bytes.
+///
+/// # Errors
+/// `NotFound`, or as every request ([`Bucket`]).
+pub async fn copy_object(
+    from: &Arc<dyn Bucket>,
+    source_key: &str,
+    to: &Arc<dyn Bucket>,
+    key: &str,
+    control: &Control<'_>,
+) -> Result<u64> {
+    let usage = |cause: &str| {
+        let what = format!("cannot copy {}/{}", from.url(), printable(source_key));
+        Error::new(ErrorKind::Usage, what, cause)
+    };
+    if from.endpoint_id() != to.endpoint_id() {
+        return Err(usage("the buckets are on different endpoints"));
+    }
+    if from.name() == to.name() && source_key == key {
+        return Err(usage("source and target are the same object"));
+    }
+    let info = from.head(source_key).await?;
+    let source = ObjectRef {
+        bucket: from.name().to_owned(),
+        key: source_key.to_owned(),
+        etag: info.etag,
+    };
+    let context = Context::new(control.observer, MEMORY_BYTES);
+    control.observer.event(&Event::Started {
+        key: &Key::new(key),
+        bytes: info.size,
+    });
+    let work = execute::copy(&context, from, &source, to, key);
+    stoppable(&context, control, work).await.map(|()| info.size)
+}
+
+/// Deletes one object. One that is not there is fine.
+///
+/// # Errors
+/// As every request ([`Bucket`]).
+pub async fn delete_object(bucket: &Arc<dyn Bucket>, key: &str) -> Result<()> {
+    let failures = bucket.delete(&[key.to_owned()]).await?;
+    failures
+        .into_iter()
+        .next()
+        .map_or(Ok(()), |(_, error)| Err(error))
+}

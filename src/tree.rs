@@ -1,0 +1,586 @@
+//! The directory that a download writes into, and out of which nothing leads.
+//!
+//! Every directory on the way to a file is opened by its handle, one name at a time, without following
+//! links, so that neither a hostile key nor a link swapped in during the run leads outside. Files are
+//! staged beside their target under a temporary name and land by a rename. Everything here blocks.
+
+use crate::entry::{Signature, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hash::signature_of;
+use crate::key::{Key, Refusal, temporary_name};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A directory to write into.
+#[derive(Debug)]
+pub struct Tree {
+    root: PathBuf,
+    handle: Arc<OwnedFd>,
+    /// The mode that the user's umask gives a new file.
+    new_file_mode: u32,
+    /// The directory used last, and its key: entries come in key order.
+    recent: Mutex<Option<(String, Arc<OwnedFd>)>>,
+}
+
+/// What to do about a directory that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Fail,
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+impl Tree {
+    /// Opens the directory at `root`, which is made where it is missing.
+    ///
+    /// # Errors
+    /// `Setup`.
+    pub fn open(root: &Path) -> Result<Self> {
+        let fail = |e: std::io::Error| {
+            Error::new(
+                ErrorKind::Setup,
+                format!("cannot write to {}", root.display()),
+                e,
+            )
+        };
+        std::fs::create_dir_all(root).map_err(fail)?;
+        // The root itself may well be a link: the user named it.
+        let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
+        let handle = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| fail(e.into()))?;
+        let new_file_mode = 0o666 & !umask();
+        let handle = Arc::new(handle);
+        Ok(Self {
+            root: root.to_owned(),
+            handle,
+            new_file_mode,
+            recent: Mutex::new(None),
+        })
+    }
+
+    fn failed(&self, key: &Key, cause: impl std::fmt::Display) -> Error {
+        let what = format!("cannot write {}", self.shown(key));
+        Error::new(ErrorKind::Write, what, cause)
+    }
+
+    fn refused(&self, key: &Key, reason: &Refusal) -> Error {
+        Error::new(
+            ErrorKind::Refused,
+            format!("cannot write {}", self.shown(key)),
+            reason,
+        )
+    }
+
+    fn shown(&self, key: &Key) -> String {
+        format!("{}/{key}", self.root.display())
+    }
+
+    /// The directory that `segments` lead to.
+    fn directory(&self, key: &Key, segments: &[&str], missing: Missing) -> Result<Arc<OwnedFd>> {
+        let name = segments.join("/");
+        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, handle)) = &*recent()
+            && *known == name
+        {
+            return Ok(Arc::clone(handle));
+        }
+        let mut handle = Arc::clone(&self.handle);
+        for depth in 0..segments.len() {
+            handle = Arc::new(self.enter(key, &handle, &segments[..=depth], missing)?);
+        }
+        *recent() = Some((name, Arc::clone(&handle)));
+        Ok(handle)
+    }
+
+    /// Opens the last directory of `path`, whose parent is open.
+    fn enter(
+        &self,
+        key: &Key,
+        parent: &OwnedFd,
+        path: &[&str],
+        missing: Missing,
+    ) -> Result<OwnedFd> {
+        let name = *path.last().expect("a path has at least one segment");
+        let open = || rustix::fs::openat(parent, name, DIRECTORY, Mode::empty());
+        let opened = match open() {
+            Err(Errno::NOENT) if missing == Missing::Make => {
+                match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o777)) {
+                    Ok(()) | Err(Errno::EXIST) => open(),
+                    Err(error) => Err(error),
+                }
+            }
+            other => other,
+        };
+        opened.map_err(|error| match error {
+            Errno::LOOP | Errno::NOTDIR => self.refused(key, &in_the_way(parent, name, path)),
+            Errno::NAMETOOLONG => self.refused(key, &Refusal::NameTooLong),
+            error => self.failed(key, std::io::Error::from(error)),
+        })
+    }
+
+    /// The directory of the file `key`, and the file's name in it.
+    fn parent<'k>(&self, key: &'k Key, missing: Missing) -> Result<(Arc<OwnedFd>, &'k str)> {
+        let segments = key
+            .segments()
+            .map_err(|reason| self.refused(key, &reason))?;
+        let (name, directories) = segments
+            .split_last()
+            .expect("a key has at least one segment");
+        Ok((self.directory(key, directories, missing)?, name))
+    }
+
+    /// Makes the directory `key`.
+    ///
+    /// # Errors
+    /// `Refused` or `Write`.
+    pub fn make_directory(&self, key: &Key) -> Result<()> {
+        let segments = key
+            .segments()
+            .map_err(|reason| self.refused(key, &reason))?;
+        self.directory(key, &segments, Missing::Make).map(drop)
+    }
+
+    /// A temporary file beside the file `key`, empty, that no other process is writing. One that
+    /// a killed run left is taken over. Only the owner can read it until its attributes are set.
+    ///
+    /// # Errors
+    /// `Refused` or `Write`.
+    pub fn stage(self: &Arc<Self>, key: &Key) -> Result<Staged> {
+        let (parent, name) = self.parent(key, Missing::Make)?;
+        self.check_free(key, &parent, name)?;
+        let temporary = temporary_name(name);
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let mode = Mode::from_raw_mode(0o600);
+        let file = rustix::fs::openat(&*parent, temporary.as_str(), flags, mode)
+            .map_err(|e| self.write_error(key, e))?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::AGAIN) {
+            return Err(self.failed(key, "another run is writing it"));
+        }
+        rustix::fs::ftruncate(&file, 0).map_err(|e| self.write_error(key, e))?;
+        let slot = Slot {
+            tree: Arc::clone(self),
+            key: key.clone(),
+            parent,
+            temporary,
+            landed: false,
+        };
+        Ok(Staged {
+            slot,
+            file: Some(file.into()),
+        })
+    }
+
+    /// A symbolic link with this text, staged beside the link `key`.
+    ///
+    /// # Errors
+    /// `Refused` or `Write`.
+    pub fn stage_symlink(self: &Arc<Self>, key: &Key, text: &[u8]) -> Result<Staged> {
+        let (parent, name) = self.parent(key, Missing::Make)?;
+        self.check_free(key, &parent, name)?;
+        let temporary = temporary_name(name);
+        match rustix::fs::unlinkat(&*parent, temporary.as_str(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(self.write_error(key, error)),
+        }
+        rustix::fs::symlinkat(text, &*parent, temporary.as_str())
+            .map_err(|e| self.write_error(key, e))?;
+        let slot = Slot {
+            tree: Arc::clone(self),
+            key: key.clone(),
+            parent,
+            temporary,
+            landed: false,
+        };
+        Ok(Staged { slot, file: None })
+    }
+
+    /// A directory or a device of that name would not be replaced by the rename, or should not.
+    fn check_free(&self, key: &Key, parent: &OwnedFd, name: &str) -> Result<()> {
+        match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(self.write_error(key, error)),
+            Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile | FileType::Symlink => Ok(()),
+                FileType::Directory => Err(self.refused(key, &Refusal::DirectoryInTheWay)),
+                _ => Err(self.refused(key, &Refusal::SpecialInTheWay("a special file".into()))),
+            },
+        }
+    }
+
+    fn write_error(&self, key: &Key, error: Errno) -> Error {
+        match error {
+            Errno::NAMETOOLONG => self.refused(key, &Refusal::NameTooLong),
+            error => self.failed(key, std::io::Error::from(error)),
+        }
+    }
+
+    /// Makes everything written so far durable: data, names and all, in one call.
+    ///
+    /// # Errors
+    /// `Write`: the disk failed, and nothing written since the last call can be trusted.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::syncfs(&*self.handle).map_err(|e| {
+            let what = format!("cannot make {} durable", self.root.display());
+            Error::new(ErrorKind::Write, what, std::io::Error::from(e))
+        })
+    }
+
+    /// Removes the file or link `key` if it is still the one with this signature, or the
+    /// directory `key` if it is empty. One that is gone already is fine.
+    ///
+    /// # Errors
+    /// `Precondition` where it has changed since, `Write` where the system refuses.
+    pub fn remove(&self, key: &Key, expected: Option<Signature>) -> Result<()> {
+        let (parent, name) = self.parent(key, Missing::Fail)?;
+        let flags = if key.is_directory() {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
+        if let Some(expected) = expected.filter(|_| !key.is_directory()) {
+            match rustix::fs::statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => return Ok(()),
+                Ok(stat) if signature_of(&stat).0 == expected => {}
+                Ok(_) => {
+                    let what = format!("cannot delete {}", self.shown(key));
+                    let cause = "it has changed since it was scanned";
+                    return Err(Error::new(ErrorKind::Precondition, what, cause));
+                }
+                Err(error) => return Err(self.write_error(key, error)),
+            }
+        }
+        match rustix::fs::unlinkat(&*parent, name, flags) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // Something in it was spared or excluded, so it is still needed.
+            Err(Errno::NOTEMPTY | Errno::EXIST) if key.is_directory() => Ok(()),
+            Err(error) => {
+                let what = format!("cannot delete {}", self.shown(key));
+                Err(Error::new(
+                    ErrorKind::Write,
+                    what,
+                    std::io::Error::from(error),
+                ))
+            }
+        }
+    }
+}
+
+/// The process's umask, read without setting it: other threads make files meanwhile.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    line.and_then(|text| u32::from_str_radix(text.trim(), 8).ok())
+        .unwrap_or(0o022)
+}
+
+fn in_the_way(parent: &OwnedFd, name: &str, path: &[&str]) -> Refusal {
+    let shown = crate::key::printable(&path.join("/")).into_owned();
+    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    match stat.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        Ok(FileType::Symlink) => Refusal::ThroughSymlink(shown),
+        _ => Refusal::FileInTheWay(shown),
+    }
+}
+
+/// A temporary file or link, deleted when it is dropped before it has landed.
+#[derive(Debug)]
+pub struct Staged {
+    slot: Slot,
+    /// Open, and locked against other runs; none for a link.
+    file: Option<File>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    tree: Arc<Tree>,
+    key: Key,
+    parent: Arc<OwnedFd>,
+    temporary: String,
+    landed: bool,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if !self.landed {
+            let _ = rustix::fs::unlinkat(&*self.parent, self.temporary.as_str(), AtFlags::empty());
+        }
+    }
+}
+
+impl Staged {
+    /// Reserves `bytes` on the disk, so that a full one shows before the transfer.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn reserve(&self, bytes: u64) -> Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => Ok(()),
+            // Not every file system can; the length is all that is needed then.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                rustix::fs::ftruncate(file, bytes).map_err(|e| self.write_error(e.into()))
+            }
+            Err(error) => Err(self.write_error(error.into())),
+        }
+    }
+
+    /// Writes `frames`, one after the other, from `offset` on.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn write_at(&self, frames: &[bytes::Bytes], offset: u64) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let mut position = offset;
+        for frame in frames {
+            file.write_all_at(frame, position)
+                .map_err(|e| self.write_error(e))?;
+            position += frame.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Feeds what was written to `sink`, 256 KiB at a time.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn read_back(&self, mut sink: impl FnMut(&[u8])) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let mut buffer = vec![0; 256 << 10];
+        let mut offset = 0;
+        loop {
+            let count = file
+                .read_at(&mut buffer, offset)
+                .map_err(|e| self.write_error(e))?;
+            if count == 0 {
+                return Ok(());
+            }
+            sink(&buffer[..count]);
+            offset += count as u64;
+        }
+    }
+
+    /// Sets permissions (without set-id bits, which an object must not grant; those of a new file
+    /// where none are recorded) and mtime.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn set_attributes(&self, mode: Option<u32>, mtime: Option<Timestamp>) -> Result<()> {
+        if let Some(file) = &self.file {
+            let mode = Mode::from_raw_mode(mode.unwrap_or(self.slot.tree.new_file_mode) & 0o777);
+            rustix::fs::fchmod(file, mode).map_err(|e| self.write_error(e.into()))?;
+        }
+        let Some(mtime) = mtime else { return Ok(()) };
+        let omit = Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT,
+        };
+        let time = Timespec {
+            tv_sec: mtime.seconds,
+            tv_nsec: i64::from(mtime.nanoseconds),
+        };
+        let times = Timestamps {
+            last_access: omit,
+            last_modification: time,
+        };
+        let slot = &self.slot;
+        let set = match &self.file {
+            Some(file) => rustix::fs::futimens(file, &times),
+            None => rustix::fs::utimensat(
+                &*slot.parent,
+                slot.temporary.as_str(),
+                &times,
+                AtFlags::SYMLINK_NOFOLLOW,
+            ),
+        };
+        set.map_err(|e| self.write_error(e.into()))
+    }
+
+    /// Gives it its name, in place of what had it.
+    ///
+    /// # Errors
+    /// `Refused` where a directory has taken the name since, or `Write`.
+    pub fn land(mut self) -> Result<()> {
+        let slot = &mut self.slot;
+        let segments = slot
+            .key
+            .segments()
+            .map_err(|reason| slot.tree.refused(&slot.key, &reason))?;
+        let name = segments.last().expect("a key has at least one segment");
+        let renamed =
+            rustix::fs::renameat(&*slot.parent, slot.temporary.as_str(), &*slot.parent, *name);
+        match renamed {
+            Ok(()) => {
+                slot.landed = true;
+                Ok(())
+            }
+            Err(Errno::ISDIR) => Err(slot.tree.refused(&slot.key, &Refusal::DirectoryInTheWay)),
+            Err(error) => Err(slot.tree.write_error(&slot.key, error)),
+        }
+    }
+
+    fn write_error(&self, error: std::io::Error) -> Error {
+        self.slot.tree.failed(&self.slot.key, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn tree() -> (tempfile::TempDir, Arc<Tree>) {
+        let directory = tempfile::tempdir().unwrap();
+        let tree = Tree::open(&directory.path().join("target")).unwrap();
+        (directory, Arc::new(tree))
+    }
+
+    fn write(tree: &Arc<Tree>, key: &str, content: &'static [u8]) -> Result<()> {
+        let staged = tree.stage(&Key::new(key))?;
+        staged.write_at(&[Bytes::from_static(content)], 0)?;
+        staged.land()
+    }
+
+    #[test]
+    fn files_land_whole_with_their_attributes() {
+        let (directory, tree) = tree();
+        let staged = tree.stage(&Key::new("a/b/f")).unwrap();
+        staged
+            .write_at(&[Bytes::from_static(b"one"), Bytes::from_static(b"two")], 0)
+            .unwrap();
+        let mtime = Timestamp {
+            seconds: 1_000_000_000,
+            nanoseconds: 123_456_789,
+        };
+        staged.set_attributes(Some(0o104_751), Some(mtime)).unwrap();
+        let path = directory.path().join("target/a/b/f");
+        assert!(!path.exists());
+        staged.land().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"onetwo");
+        let (signature, mode) = signature_of(&rustix::fs::stat(&path).unwrap());
+        assert_eq!((signature.modified, mode), (mtime, 0o100_751));
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1
+        );
+        tree.sync().unwrap();
+    }
+
+    #[test]
+    fn a_dropped_stage_leaves_nothing_and_the_old_file() {
+        let (directory, tree) = tree();
+        write(&tree, "f", b"old").unwrap();
+        let staged = tree.stage(&Key::new("f")).unwrap();
+        staged.write_at(&[Bytes::from_static(b"new")], 0).unwrap();
+        assert!(
+            tree.stage(&Key::new("f")).is_err(),
+            "two writers of one file"
+        );
+        drop(staged);
+        let root = directory.path().join("target");
+        assert_eq!(std::fs::read(root.join("f")).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(root).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_taken_over() {
+        let (directory, tree) = tree();
+        let root = directory.path().join("target");
+        std::fs::write(root.join(temporary_name("f")), b"half of something long").unwrap();
+        write(&tree, "f", b"whole").unwrap();
+        assert_eq!(std::fs::read(root.join("f")).unwrap(), b"whole");
+        assert_eq!(std::fs::read_dir(root).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn no_link_leads_outside() {
+        let (directory, tree) = tree();
+        let outside = directory.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("f"), b"mine").unwrap();
+        let root = directory.path().join("target");
+        std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
+        std::os::unix::fs::symlink(outside.join("f"), root.join("file")).unwrap();
+        let error = write(&tree, "link/f", b"evil").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert!(error.to_string().contains("symbolic link link"), "{error}");
+        write(&tree, "file", b"replaces the link").unwrap();
+        assert_eq!(std::fs::read(outside.join("f")).unwrap(), b"mine");
+        assert_eq!(
+            tree.remove(&Key::new("link/f"), None).unwrap_err().kind(),
+            ErrorKind::Refused
+        );
+        for key in ["../f", "a/../../f", "/f"] {
+            assert_eq!(
+                write(&tree, key, b"evil").unwrap_err().kind(),
+                ErrorKind::Refused,
+                "{key}"
+            );
+        }
+    }
+
+    #[test]
+    fn files_and_directories_in_the_way_are_named() {
+        let (_directory, tree) = tree();
+        write(&tree, "a", b"file").unwrap();
+        write(&tree, "d/f", b"file").unwrap();
+        for (key, part) in [("a/b", "a is a file"), ("d", "a directory of that name")] {
+            let error = write(&tree, key, b"x").unwrap_err();
+            assert!(error.to_string().contains(part), "{key}: {error}");
+        }
+        let long = write(&tree, &"x".repeat(256), b"x").unwrap_err();
+        assert_eq!(long.kind(), ErrorKind::Refused);
+    }
+
+    #[test]
+    fn only_the_file_that_was_scanned_is_removed() {
+        let (directory, tree) = tree();
+        write(&tree, "f", b"one").unwrap();
+        let path = directory.path().join("target/f");
+        let seen = signature_of(&rustix::fs::lstat(&path).unwrap()).0;
+        std::fs::write(&path, b"two!").unwrap();
+        let error = tree.remove(&Key::new("f"), Some(seen)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Precondition);
+        let now = signature_of(&rustix::fs::lstat(&path).unwrap()).0;
+        tree.remove(&Key::new("f"), Some(now)).unwrap();
+        assert!(!path.exists());
+        tree.remove(&Key::new("f"), Some(now)).unwrap();
+    }
+
+    #[test]
+    fn links_are_restored_as_links() {
+        let (directory, tree) = tree();
+        let staged = tree.stage_symlink(&Key::new("l"), b"../elsewhere").unwrap();
+        staged
+            .set_attributes(
+                None,
+                Some(Timestamp {
+                    seconds: 5,
+                    nanoseconds: 6,
+                }),
+            )
+            .unwrap();
+        staged.land().unwrap();
+        let path = directory.path().join("target/l");
+        assert_eq!(
+            std::fs::read_link(&path).unwrap(),
+            Path::new("../elsewhere")
+        );
+        assert_eq!(rustix::fs::lstat(&path).unwrap().st_mtime, 5);
+    }
+}

@@ -1,0 +1,76 @@
+//! Ctrl-C: soon over, nothing left lying about, and the next run completes the work.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::run::Running;
+use crate::support::{Fault, Kind, Rule, Server, Site, tree};
+
+on_both_servers! {
+    interrupted_upload_leaves_no_parts_and_is_completed_by_the_next_run,
+    interrupted_download_leaves_no_temporary_file,
+}
+
+const LARGE: u64 = 300 << 20;
+
+/// Waits until so many requests of this kind were answered.
+#[track_caller]
+fn wait_for(site: &Site, kind: Kind, answered: usize) {
+    let started = Instant::now();
+    while site.proxy.answered(kind) < answered {
+        assert!(
+            started.elapsed() < Duration::from_secs(90),
+            "no {kind:?} came through"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Interrupts the run: it ends with 130 within ten seconds.
+#[track_caller]
+fn interrupt(running: Running) {
+    let asked = Instant::now();
+    running.interrupt();
+    running.finish().exits(&[130]);
+    assert!(
+        asked.elapsed() < Duration::from_secs(10),
+        "took {:?}",
+        asked.elapsed()
+    );
+}
+
+fn interrupted_upload_leaves_no_parts_and_is_completed_by_the_next_run(server: &Server) {
+    let site = Site::new(server);
+    let up = site.directory("up");
+    tree::generated(&up, "large", LARGE, 1);
+    site.proxy
+        .rule(Rule::every(Kind::Part, Fault::SlowRequest(16 << 20)));
+    let running = site.run(&["sync", &up, &site.url(""), "-j", "4"]).start();
+    wait_for(&site, Kind::Part, 2);
+    interrupt(running);
+    assert_eq!(site.bucket.uploads(), [""; 0]);
+    site.bucket.assert_keys(&[]);
+    site.proxy.reset();
+    site.haul(&["sync", &up, &site.url("")]).done();
+    site.assert_holds(&up, "");
+}
+
+fn interrupted_download_leaves_no_temporary_file(server: &Server) {
+    let site = Site::new(server);
+    let up = site.directory("up");
+    tree::file(&up, "large", tree::noise(8 << 20, 2));
+    site.haul(&["sync", &up, &site.url("")]).done();
+    let down = site.directory("down");
+    site.proxy.reset();
+    site.proxy
+        .rule(Rule::every(Kind::Get, Fault::StallResponse(1 << 20)));
+    let running = site
+        .run(&["sync", &site.url(""), &down, "--idle-timeout", "60s"])
+        .start();
+    wait_for(&site, Kind::Get, 1);
+    interrupt(running);
+    assert!(tree::read(&down).is_empty(), "something was left");
+    site.proxy.reset();
+    site.haul(&["sync", &site.url(""), &down]).done();
+    tree::assert_same(&up, &down);
+}

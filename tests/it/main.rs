@@ -1,0 +1,47 @@
+//! The integration tests: the `haul` binary against real servers, judged by an independent client.
+//!
+//! `make test` starts the servers and sets what `support::server` reads. Run alone, every test that needs a server
+//! fails; none is skipped quietly.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+/// Makes a test of each function, once on every server: `theme::rgw::name` and `theme::seaweed::name`.
+macro_rules! on_both_servers {
+    ($($name:ident),+ $(,)?) => {
+        mod rgw {
+            $(
+                #[test]
+                fn $name() {
+                    if let Some(server) = $crate::support::server::rgw() {
+                        super::$name(&server);
+                    }
+                }
+            )+
+        }
+        mod seaweed {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name(&$crate::support::server::seaweed());
+                }
+            )+
+        }
+    };
+}
+
+mod commands;
+mod compare;
+mod copies;
+mod deletes;
+mod errors;
+mod faults;
+mod interrupt;
+mod layers;
+mod listing;
+mod many;
+mod names;
+mod order;
+mod plan;
+mod round_trip;
+mod support;
+mod tools;

@@ -1,0 +1,14 @@
+//! What the tests share: servers, the independent client, the fault proxy, trees, and running `haul` itself.
+
+pub mod http;
+pub mod oracle;
+pub mod proxy;
+pub mod run;
+pub mod server;
+pub mod site;
+pub mod tree;
+
+pub use http::Kind;
+pub use proxy::{Fault, Rule};
+pub use server::Server;
+pub use site::Site;
