@@ -8,8 +8,8 @@ use std::path::PathBuf;
 ///
 /// ```
 /// use haul::Location;
-/// assert_eq!(Location::parse("s3://b/run1/")?, Location::parse("s3://b/run1")?);
-/// assert!(Location::parse("s3://key:secret@b/x").is_err());
+/// assert_eq!(Location::parse("s3://data/run1/")?, Location::parse("s3://data/run1")?);
+/// assert!(Location::parse("s3://key:secret@data/x").is_err());
 /// # Ok::<(), haul::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

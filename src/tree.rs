@@ -175,6 +175,7 @@ impl Tree {
         Ok(Staged {
             slot,
             file: Some(file.into()),
+            turn: Mutex::default(),
         })
     }
 
@@ -199,7 +200,11 @@ impl Tree {
             temporary,
             landed: false,
         };
-        Ok(Staged { slot, file: None })
+        Ok(Staged {
+            slot,
+            file: None,
+            turn: Mutex::default(),
+        })
     }
 
     /// A directory or a device of that name would not be replaced by the rename, or should not.
@@ -296,6 +301,8 @@ pub struct Staged {
     slot: Slot,
     /// Open, and locked against other runs; none for a link.
     file: Option<File>,
+    /// Whose turn it is to write.
+    turn: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -343,6 +350,8 @@ impl Staged {
         let Some(file) = &self.file else {
             return Ok(());
         };
+        // The kernel lets one writer into a file and the others spin: sleeping costs less.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut position = offset;
         for frame in frames {
             file.write_all_at(frame, position)
