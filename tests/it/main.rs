@@ -37,6 +37,7 @@ mod errors;
 mod faults;
 mod interrupt;
 mod layers;
+mod library;
 mod listing;
 mod many;
 mod names;
