@@ -11,7 +11,7 @@ build: ## build the release binary, target/release/haul
 check: ## formatting, lints, documentation, licences and sources of dependencies, fixtures
 	cargo fmt --check
 	cargo clippy --locked --all-targets --all-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --all-features --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --all-features
 	scripts/servers.sh deny --locked check licenses bans sources
 	fixtures/make.py --check
 

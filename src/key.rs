@@ -1,7 +1,7 @@
 //! Keys: the relative names that a source and a target share, and their mapping to paths.
 //!
 //! Owns the order (byte order, as S3 lists) and every reason for which a name cannot cross from one
-//! side to the other. Knows no I/O: what only a file system can tell is found out by [`crate::tree`].
+//! side to the other. Knows no I/O: what only a file system can tell is found out by `tree`.
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;

@@ -19,7 +19,7 @@ use crate::stop::Stop;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Runs `job` to its end, or until it is stopped.
@@ -101,6 +101,8 @@ struct Run<'a> {
     deletes: Spool,
     prunes: Spool,
     evidence: Evidence,
+    /// Names under way that the target does not have: one that can't be read may be a renamed one.
+    unseen: HashSet<Key>,
     group: Group,
     summary: Summary,
 }
@@ -185,6 +187,7 @@ impl<'a> Run<'a> {
                 deletes: 0,
                 failed: 0,
             },
+            unseen: HashSet::new(),
             group: Group {
                 landings: Vec::new(),
                 bytes: 0,
@@ -286,10 +289,22 @@ impl<'a> Run<'a> {
     fn act(&mut self, action: Action) -> Result<()> {
         self.tell(&Event::Planned(&action));
         match action {
-            Action::Transfer { source, why, .. } | Action::Copy { source, why, .. } => {
+            Action::Transfer {
+                source,
+                replaces,
+                why,
+            }
+            | Action::Copy {
+                source,
+                replaces,
+                why,
+            } => {
                 self.summary.to_transfer += 1;
                 self.summary.to_transfer_bytes += source.size;
                 self.summary.unknown += u64::from(why == Why::Unknown);
+                if self.job.delete && replaces.is_none() {
+                    self.unseen.insert(source.key.clone());
+                }
                 self.enqueue(source);
             }
             Action::Delete { target } => {
@@ -444,6 +459,10 @@ impl<'a> Run<'a> {
             },
             Ok(Verdict::Different(why)) => self.plan.transfer(source, Some(target), why),
             Ok(Verdict::NeedsHash) => self.plan.transfer(source, Some(target), Why::Unknown),
+            // A target that can't be read is replaced; a source that can't be is a failure.
+            Err(error) if self.route.deed() == Deed::Download && is_unread(error.kind()) => {
+                self.plan.transfer(source, Some(target), Why::Unknown)
+            }
             Err(error) => {
                 let (key, deed) = (source.key, self.route.deed());
                 let outcome = Outcome {
@@ -461,6 +480,12 @@ impl<'a> Run<'a> {
 
     fn account(&mut self, outcomes: Vec<Outcome>) {
         for outcome in outcomes {
+            let was_unseen = self.unseen.remove(&outcome.key);
+            let unread = outcome
+                .result
+                .as_ref()
+                .is_err_and(|error| is_unread(error.kind()));
+            self.evidence.failed += u64::from(was_unseen && unread);
             self.summary.count(&outcome);
             self.tell(&Event::Finished(&outcome));
         }
@@ -472,7 +497,7 @@ impl<'a> Run<'a> {
             let cause = "the patterns exclude every entry of the source";
             return Err(Error::new(ErrorKind::Usage, "nothing to do", cause));
         }
-        self.evidence.failed = self.summary.failed;
+        self.evidence.failed += self.summary.failed;
         match guard(self.evidence, self.job.allowed) {
             Err(error) => self.summary.guard = Some(error.to_string()),
             Ok(Decision::Skip) => self.summary.undeleted = self.evidence.deletes,
@@ -522,6 +547,10 @@ impl<'a> Run<'a> {
             self.account(outcomes.into_iter().filter(failed).collect());
         }
     }
+}
+
+fn is_unread(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unreadable | ErrorKind::Changed)
 }
 
 /// Directories prove nothing: an unmounted tree has some, too.

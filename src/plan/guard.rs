@@ -59,7 +59,8 @@ pub struct Evidence {
     pub target_entries: u64,
     /// Entries that are to go.
     pub deletes: u64,
-    /// Transfers and copies that failed.
+    /// Transfers and copies that failed; among them files that could not be read and that the target
+    /// does not have: they may be what a deleted name was renamed to.
     pub failed: u64,
 }
 

@@ -10,6 +10,8 @@ on_both_servers! {
     extras_are_deleted_in_both_directions,
     unreadable_directory_spares_its_keys,
     unreadable_file_keeps_its_object,
+    unreadable_new_file_stops_the_deletes,
+    unreadable_target_file_is_replaced,
     unreadable_root_deletes_nothing,
     empty_source_directory_is_refused,
     empty_source_prefix_is_refused,
@@ -106,6 +108,31 @@ fn unreadable_file_keeps_its_object(server: &Server) {
     site.bucket.assert_keys(&["a", "locked", "z"]);
     assert_eq!(site.bucket.get("locked"), b"locked");
     assert_eq!(site.bucket.get("z"), b"changed");
+}
+
+/// It may be what the missing name was renamed to: then the only copy would go.
+fn unreadable_new_file_stops_the_deletes(server: &Server) {
+    let site = Site::new(server);
+    let up = mirrored(&site, &["a", "old-name"]);
+    remove(&up, "old-name");
+    tree::file(&up, "new-name", "old-name");
+    tree::chmod(format!("{up}/new-name"), 0o000);
+    let outcome = site.haul_unprivileged(&["sync", &up, &site.url(""), "--delete"]);
+    outcome.exits(&[1]).names("new-name");
+    site.bucket.assert_keys(&["a", "old-name"]);
+}
+
+fn unreadable_target_file_is_replaced(server: &Server) {
+    let site = Site::new(server);
+    let up = site.directory("up");
+    tree::file(&up, "f", "right");
+    site.haul(&["sync", &up, &site.url("")]).done();
+    let down = site.directory("down");
+    tree::file(&down, "f", "wrong");
+    tree::chmod(format!("{down}/f"), 0o000);
+    site.haul_unprivileged(&["sync", &site.url(""), &down])
+        .done();
+    assert_eq!(fs::read(format!("{down}/f")).unwrap(), b"right");
 }
 
 fn unreadable_root_deletes_nothing(server: &Server) {
