@@ -19,22 +19,11 @@ const FILES: u64 = 20_000;
 fn side(shift: u64) -> Vec<Scanned> {
     let item = |number: u64| {
         let etag = ETag::Md5(md5(&number.to_le_bytes()));
-        let origin = Origin::Remote {
-            etag,
-            modified: "".into(),
-        };
+        let origin = Origin::Remote { etag, modified: "".into() };
         let key = Key::new(format!("run{:03}/file{number:08}.nc", number / 1000));
-        Scanned::Entry(Entry {
-            key,
-            kind: EntryKind::File,
-            size: number,
-            origin,
-        })
+        Scanned::Entry(Entry { key, kind: EntryKind::File, size: number, origin })
     };
-    (0..KEYS)
-        .filter(|number| number % 10 != shift)
-        .map(item)
-        .collect()
+    (0..KEYS).filter(|number| number % 10 != shift).map(item).collect()
 }
 
 fn join(source: Vec<Scanned>, target: Vec<Scanned>) -> usize {
@@ -92,11 +81,7 @@ fn scan(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scan");
     group.throughput(Throughput::Elements(FILES));
     group.bench_function("walk", |bencher| {
-        bencher.iter(|| {
-            runtime
-                .block_on(walk(root.path()))
-                .expect("nothing changes there")
-        });
+        bencher.iter(|| runtime.block_on(walk(root.path())).expect("nothing changes there"));
     });
     group.finish();
 }

@@ -17,10 +17,7 @@ fn connect() -> Result<Endpoint, Failure> {
     let secret_key = std::env::var("AWS_SECRET_ACCESS_KEY")?;
     let endpoint_url = std::env::var("AWS_ENDPOINT_URL")?;
     let credentials = Credentials::new(&access_key, &secret_key, None)?;
-    Ok(Endpoint::connect(&Connection::new(
-        Some(endpoint_url),
-        credentials,
-    ))?)
+    Ok(Endpoint::connect(&Connection::new(Some(endpoint_url), credentials))?)
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -34,10 +31,7 @@ async fn main() -> Result<(), Failure> {
 
     let bucket: Arc<dyn Bucket> = endpoint.bucket(&name);
     let folder = tempfile::tempdir()?;
-    let (file, copy) = (
-        folder.path().join("hello.txt"),
-        folder.path().join("copy.txt"),
-    );
+    let (file, copy) = (folder.path().join("hello.txt"), folder.path().join("copy.txt"));
     std::fs::write(&file, "Hello, store!\n")?;
 
     let unwatched = Control::default();
@@ -52,10 +46,7 @@ async fn main() -> Result<(), Failure> {
     let job = Job::new(Place::directory(folder.path()), target);
     let first = haul::run(&job, &unwatched).await?;
     let second = haul::run(&job, &unwatched).await?;
-    println!(
-        "synced {} files, then {}",
-        first.transferred, second.transferred
-    );
+    println!("synced {} files, then {}", first.transferred, second.transferred);
 
     for key in ["mirror/hello.txt", "mirror/copy.txt"] {
         haul::delete_object(&bucket, key).await?;

@@ -6,12 +6,14 @@
 mod connector;
 mod credentials;
 mod door;
+mod endpoint;
 mod s3;
 mod xml;
 
 pub use connector::Traffic;
 pub use credentials::{Credentials, KeyFile};
-pub use s3::{Connection, Endpoint, S3Bucket};
+pub use endpoint::{Connection, Endpoint};
+pub use s3::S3Bucket;
 pub use xml::BucketInfo;
 
 use crate::entry::Timestamp;
@@ -176,9 +178,7 @@ pub struct Content {
 
 impl Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Content")
-            .field("info", &self.info)
-            .finish_non_exhaustive()
+        f.debug_struct("Content").field("info", &self.info).finish_non_exhaustive()
     }
 }
 
@@ -276,23 +276,19 @@ impl Metadata {
     /// `st_mode`, type bits included.
     #[must_use]
     pub fn mode(&self) -> Option<u32> {
-        self.get("mode")
-            .and_then(|text| u32::from_str_radix(text, 8).ok())
+        self.get("mode").and_then(|text| u32::from_str_radix(text, 8).ok())
     }
 
     /// True for a recorded symbolic link.
     #[must_use]
     pub fn is_symlink(&self) -> bool {
-        self.mode()
-            .is_some_and(|mode| mode & 0o170_000 == 0o120_000)
+        self.mode().is_some_and(|mode| mode & 0o170_000 == 0o120_000)
     }
 
     /// The size of all parts but the last, in bytes.
     #[must_use]
     pub fn part_bytes(&self) -> Option<u64> {
-        self.get("part-size")
-            .and_then(|text| text.parse().ok())
-            .filter(|bytes| *bytes > 0)
+        self.get("part-size").and_then(|text| text.parse().ok()).filter(|bytes| *bytes > 0)
     }
 }
 
@@ -302,10 +298,7 @@ mod tests {
 
     #[test]
     fn metadata_reads_what_it_writes() {
-        let time = Timestamp {
-            seconds: 5,
-            nanoseconds: 7,
-        };
+        let time = Timestamp { seconds: 5, nanoseconds: 7 };
         let metadata = Metadata::of_file(Blake3::of(b"x"), Some((time, 0o100_640)), Some(1 << 24));
         assert_eq!(metadata.0["mode"], "100640");
         assert_eq!(metadata.0["mtime"], "5.000000007");
@@ -317,12 +310,8 @@ mod tests {
 
     #[test]
     fn foreign_metadata_is_not_believed_blindly() {
-        let odd = [
-            ("blake3", "nothex"),
-            ("mtime", "yesterday"),
-            ("mode", "999"),
-            ("part-size", "0"),
-        ];
+        let odd =
+            [("blake3", "nothex"), ("mtime", "yesterday"), ("mode", "999"), ("part-size", "0")];
         let odd = odd.map(|(k, v)| (k.to_owned(), v.to_owned()));
         let metadata = Metadata(BTreeMap::from(odd));
         assert_eq!((metadata.blake3(), metadata.mtime()), (None, None));

@@ -35,25 +35,12 @@ impl Timestamp {
         if !fraction.bytes().all(|b| b.is_ascii_digit()) {
             return None;
         }
-        let digits: String = fraction
-            .chars()
-            .chain("000000000".chars())
-            .take(9)
-            .collect();
+        let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
         let nanoseconds: u32 = digits.parse().ok()?;
         Some(match (whole.starts_with('-'), nanoseconds) {
-            (false, _) => Self {
-                seconds: magnitude,
-                nanoseconds,
-            },
-            (true, 0) => Self {
-                seconds: -magnitude,
-                nanoseconds,
-            },
-            (true, _) => Self {
-                seconds: -magnitude - 1,
-                nanoseconds: 1_000_000_000 - nanoseconds,
-            },
+            (false, _) => Self { seconds: magnitude, nanoseconds },
+            (true, 0) => Self { seconds: -magnitude, nanoseconds },
+            (true, _) => Self { seconds: -magnitude - 1, nanoseconds: 1_000_000_000 - nanoseconds },
         })
     }
 }
@@ -234,19 +221,13 @@ mod tests {
             (-2, 0, "-2.000000000"),
             (-2, 1, "-1.999999999"),
         ] {
-            let time = Timestamp {
-                seconds,
-                nanoseconds,
-            };
+            let time = Timestamp { seconds, nanoseconds };
             assert_eq!(time.to_string(), text);
             assert_eq!(Timestamp::parse(text), Some(time));
         }
         assert_eq!(
             Timestamp::parse("12.5"),
-            Some(Timestamp {
-                seconds: 12,
-                nanoseconds: 500_000_000
-            })
+            Some(Timestamp { seconds: 12, nanoseconds: 500_000_000 })
         );
         assert_eq!(Timestamp::parse("1e9"), None);
         assert_eq!(Timestamp::parse("1.x"), None);
@@ -254,15 +235,9 @@ mod tests {
 
     #[test]
     fn a_subtree_covers_what_is_below_it_only() {
-        let gap = Gap::Subtree {
-            prefix: "b/".into(),
-            cause: String::new(),
-        };
+        let gap = Gap::Subtree { prefix: "b/".into(), cause: String::new() };
         assert!(gap.covers(&Key::new("b/x")) && !gap.covers(&Key::new("b")));
-        let root = Gap::Subtree {
-            prefix: String::new(),
-            cause: String::new(),
-        };
+        let root = Gap::Subtree { prefix: String::new(), cause: String::new() };
         assert!(root.covers(&Key::new("anything")));
     }
 }

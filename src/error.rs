@@ -55,11 +55,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind`: `what` names the deed and the thing, `cause` says why it failed.
     pub fn new(kind: ErrorKind, what: impl Into<String>, cause: impl fmt::Display) -> Self {
-        Self {
-            kind,
-            what: what.into(),
-            cause: cause.to_string(),
-        }
+        Self { kind, what: what.into(), cause: cause.to_string() }
     }
 
     /// What kind of failure it is.
@@ -83,10 +79,7 @@ impl Error {
     /// The same failure as one that kept the run from starting.
     #[must_use]
     pub fn into_setup(self) -> Self {
-        Self {
-            kind: ErrorKind::Setup,
-            ..self
-        }
+        Self { kind: ErrorKind::Setup, ..self }
     }
 
     pub(crate) fn with_kind(self, kind: ErrorKind) -> Self {

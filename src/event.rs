@@ -63,19 +63,14 @@ pub struct Control<'a> {
 
 impl std::fmt::Debug for Control<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Control")
-            .field("stop", &self.stop)
-            .finish_non_exhaustive()
+        f.debug_struct("Control").field("stop", &self.stop).finish_non_exhaustive()
     }
 }
 
 impl Default for Control<'_> {
     /// Nobody watches, and nobody stops it.
     fn default() -> Self {
-        Self {
-            observer: &Silent,
-            stop: Stop::new(),
-        }
+        Self { observer: &Silent, stop: Stop::new() }
     }
 }
 
@@ -180,11 +175,7 @@ impl Summary {
         if self.failed > 0 || self.undeleted > 0 {
             return 1;
         }
-        if self.refused + self.changed + self.unreadable > 0 {
-            3
-        } else {
-            0
-        }
+        if self.refused + self.changed + self.unreadable > 0 { 3 } else { 0 }
     }
 
     /// True where a check or plan found nothing to do.

@@ -50,9 +50,7 @@ struct OpenUpload {
 
 impl<'a> Context<'a> {
     pub(crate) fn new(observer: &'a dyn Observer, memory_bytes: u64) -> Self {
-        let threads = std::thread::available_parallelism()
-            .map_or(2, usize::from)
-            .clamp(2, 8);
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
         Self {
             observer,
             budget: Budget::new(memory_bytes),
@@ -63,16 +61,11 @@ impl<'a> Context<'a> {
     }
 
     fn uploads(&self) -> std::sync::MutexGuard<'_, HashMap<String, OpenUpload>> {
-        self.open_uploads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.open_uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn upload_opened(&self, bucket: &Arc<dyn Bucket>, key: &str, upload: &str) {
-        let open = OpenUpload {
-            bucket: Arc::clone(bucket),
-            key: key.to_owned(),
-        };
+        let open = OpenUpload { bucket: Arc::clone(bucket), key: key.to_owned() };
         self.uploads().insert(upload.to_owned(), open);
     }
 
@@ -83,9 +76,7 @@ impl<'a> Context<'a> {
     /// Takes back the uploads that are still open, after the run was stopped.
     pub(crate) async fn abort_uploads(&self) {
         let open: Vec<(String, OpenUpload)> = self.uploads().drain().collect();
-        let aborts = open
-            .iter()
-            .map(|(upload, open)| open.bucket.abort_upload(&open.key, upload));
+        let aborts = open.iter().map(|(upload, open)| open.bucket.abort_upload(&open.key, upload));
         let all = futures::future::join_all(aborts);
         if tokio::time::timeout(ABORT_TIMEOUT, all).await.is_err() {
             tracing::warn!("the server did not take back all unfinished uploads in time");
@@ -116,17 +107,13 @@ impl Budget {
     fn new(bytes: u64) -> Self {
         let units = u32::try_from((bytes / UNIT_BYTES).max(1)).unwrap_or(u32::MAX >> 4);
         let units = units.min(u32::MAX >> 4);
-        Self {
-            permits: Arc::new(Semaphore::new(units as usize)),
-            units,
-        }
+        Self { permits: Arc::new(Semaphore::new(units as usize)), units }
     }
 
     /// Waits until `bytes` may be held; they are given back when the answer is dropped.
     pub(crate) async fn take(&self, bytes: u64) -> OwnedSemaphorePermit {
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES))
-            .unwrap_or(u32::MAX)
-            .clamp(1, self.units);
+        let units =
+            u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).clamp(1, self.units);
         let permit = Arc::clone(&self.permits).acquire_many_owned(units).await;
         permit.expect("the budget's semaphore is never closed")
     }
@@ -144,10 +131,7 @@ impl Buffers {
         let reused = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut content = reused.unwrap_or_default();
         content.resize(bytes, 0);
-        Buffer {
-            content,
-            home: Arc::clone(self),
-        }
+        Buffer { content, home: Arc::clone(self) }
     }
 }
 

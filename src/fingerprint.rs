@@ -25,9 +25,7 @@ pub const MAX_OBJECT_BYTES: u64 = 5 << 40;
 /// ```
 #[must_use]
 pub fn part_bytes(size: u64) -> u64 {
-    size.div_ceil(MAX_PARTS)
-        .next_power_of_two()
-        .max(MIN_PART_BYTES)
+    size.div_ceil(MAX_PARTS).next_power_of_two().max(MIN_PART_BYTES)
 }
 
 /// Part sizes that tools use by default, in MiB, the likeliest first: haul and mc 16, boto3, aws and
@@ -137,12 +135,10 @@ pub fn md5(content: &[u8]) -> Md5Bytes {
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn parse_hex(text: &str) -> Option<Md5Bytes> {
@@ -165,10 +161,7 @@ mod tests {
         assert_eq!(part_bytes(0), MIN_PART_BYTES);
         for size in [1, 160_000 * MIB, 160_000 * MIB + 1, MAX_OBJECT_BYTES] {
             let part = part_bytes(size);
-            assert!(
-                part.is_power_of_two() && size.div_ceil(part) <= MAX_PARTS,
-                "{size}"
-            );
+            assert!(part.is_power_of_two() && size.div_ceil(part) <= MAX_PARTS, "{size}");
         }
         assert_eq!(part_bytes(160_000 * MIB), 16 * MIB);
         assert_eq!(part_bytes(160_000 * MIB + 1), 32 * MIB);
@@ -177,37 +170,19 @@ mod tests {
     #[test]
     fn etags_are_read_with_and_without_quotes() {
         let md5 = "d41d8cd98f00b204e9800998ecf8427e";
-        assert_eq!(
-            ETag::parse(&format!("\"{md5}\"")),
-            ETag::Md5(super::md5(b""))
-        );
-        assert_eq!(
-            ETag::parse(&format!("{md5}-3")),
-            ETag::Multipart(super::md5(b""), 3)
-        );
-        for odd in [
-            "",
-            "abc",
-            &format!("{md5}-0"),
-            &format!("{md5}-x"),
-            &format!("{md5}é"),
-        ] {
+        assert_eq!(ETag::parse(&format!("\"{md5}\"")), ETag::Md5(super::md5(b"")));
+        assert_eq!(ETag::parse(&format!("{md5}-3")), ETag::Multipart(super::md5(b""), 3));
+        for odd in ["", "abc", &format!("{md5}-0"), &format!("{md5}-x"), &format!("{md5}é")] {
             assert!(matches!(ETag::parse(odd), ETag::Opaque(_)), "{odd}");
         }
-        assert_eq!(
-            ETag::parse(&format!("{md5}-3")).to_string(),
-            format!("{md5}-3")
-        );
+        assert_eq!(ETag::parse(&format!("{md5}-3")).to_string(), format!("{md5}-3"));
     }
 
     #[test]
     fn candidates_fit_the_number_of_parts() {
         let fits: Vec<u64> = part_size_candidates(40 * MIB, 4).collect();
         assert_eq!(fits, [10 * MIB]);
-        assert_eq!(
-            part_size_candidates(40 * MIB, 5).collect::<Vec<_>>(),
-            [8 * MIB]
-        );
+        assert_eq!(part_size_candidates(40 * MIB, 5).collect::<Vec<_>>(), [8 * MIB]);
         assert_eq!(
             part_size_candidates(40 * MIB, 3).collect::<Vec<_>>(),
             [16, 15].map(|m| m * MIB)

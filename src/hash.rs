@@ -52,11 +52,7 @@ impl Source {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = rustix::fs::open(path, flags, FileMode::empty())
             .map_err(|e| unreadable(&name, std::io::Error::from(e)))?;
-        let source = Self {
-            file: file.into(),
-            name,
-            expected,
-        };
+        let source = Self { file: file.into(), name, expected };
         source.check_unchanged()?;
         Ok(source)
     }
@@ -79,12 +75,10 @@ impl Source {
     /// # Errors
     /// `Changed` or `Unreadable`.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(|e| match e.kind() {
-                std::io::ErrorKind::UnexpectedEof => changed(&self.name),
-                _ => unreadable(&self.name, e),
-            })
+        self.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => changed(&self.name),
+            _ => unreadable(&self.name, e),
+        })
     }
 
     /// The whole content, checked to be what was scanned.
@@ -105,9 +99,7 @@ impl Source {
             vec![0; READ_BYTES.min(usize::try_from(range.end - range.start).unwrap_or(READ_BYTES))];
         let mut offset = range.start;
         while offset < range.end {
-            let step = buffer
-                .len()
-                .min(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
+            let step = buffer.len().min(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
             self.read_at(&mut buffer[..step], offset)?;
             sink(&buffer[..step]);
             offset += step as u64;
@@ -160,11 +152,7 @@ fn unreadable(name: &str, cause: impl std::fmt::Display) -> Error {
 }
 
 fn changed(name: &str) -> Error {
-    Error::new(
-        ErrorKind::Changed,
-        format!("cannot read {name}"),
-        "it changed while it was read",
-    )
+    Error::new(ErrorKind::Changed, format!("cannot read {name}"), "it changed while it was read")
 }
 
 /// Reads the text of the symbolic link at `path`.
@@ -211,10 +199,7 @@ impl PartHasher {
 /// With fewer than two parts: a single part is hashed as a whole.
 #[must_use]
 pub fn merge_parts(parts: &[ChainingValue]) -> Blake3 {
-    assert!(
-        parts.len() >= 2,
-        "a tree has a root above at least two subtrees"
-    );
+    assert!(parts.len() >= 2, "a tree has a root above at least two subtrees");
     let (left, right) = parts.split_at(left_parts(parts.len()));
     merge_subtrees_root(&merge(left), &merge(right), Mode::Hash).into()
 }
@@ -248,11 +233,7 @@ impl ETagHasher {
     /// A hasher for these part sizes (bytes).
     #[must_use]
     pub fn new(part_sizes: &[u64]) -> Self {
-        let sizes = if part_sizes.is_empty() {
-            &[u64::MAX]
-        } else {
-            part_sizes
-        };
+        let sizes = if part_sizes.is_empty() { &[u64::MAX] } else { part_sizes };
         let digest = |&part_bytes: &u64| PartDigest {
             part_bytes,
             filled: 0,
@@ -309,22 +290,13 @@ mod tests {
     use crate::fingerprint::md5;
 
     fn content(size: usize) -> Vec<u8> {
-        (0..size)
-            .map(|i| u8::try_from(i * 31 % 251).unwrap())
-            .collect()
+        (0..size).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect()
     }
 
     #[test]
     fn merged_parts_are_the_standard_hash() {
         let part = 1 << 12;
-        for size in [
-            part + 1,
-            2 * part,
-            3 * part,
-            5 * part + 7,
-            8 * part,
-            9 * part - 1,
-        ] {
+        for size in [part + 1, 2 * part, 3 * part, 5 * part + 7, 8 * part, 9 * part - 1] {
             let bytes = content(size);
             let values: Vec<ChainingValue> = bytes
                 .chunks(part)
@@ -347,10 +319,7 @@ mod tests {
             hasher.update(piece);
         }
         let expected: Vec<Md5Bytes> = bytes.chunks(300).map(md5).collect();
-        assert_eq!(
-            hasher.finish(),
-            [ETag::of_parts(&expected), ETag::of_parts(&[md5(&bytes)])]
-        );
+        assert_eq!(hasher.finish(), [ETag::of_parts(&expected), ETag::of_parts(&[md5(&bytes)])]);
         assert_eq!(ETagHasher::new(&[]).finish(), [ETag::Md5(md5(b""))]);
     }
 
@@ -365,9 +334,6 @@ mod tests {
         assert_eq!(source.blake3().unwrap(), Blake3::of(b"one"));
         std::fs::write(&path, b"two").unwrap();
         assert_eq!(source.read_whole().unwrap_err().kind(), ErrorKind::Changed);
-        assert_eq!(
-            Source::open(&path, signature).unwrap_err().kind(),
-            ErrorKind::Changed
-        );
+        assert_eq!(Source::open(&path, signature).unwrap_err().kind(), ErrorKind::Changed);
     }
 }

@@ -30,10 +30,7 @@ impl Place {
 
     /// The objects of `bucket` below the directory `path` (`run1` is `run1/`; empty for all).
     pub fn bucket(bucket: Arc<dyn Bucket>, path: &str) -> Self {
-        Self::Bucket {
-            bucket,
-            prefix: directory_prefix(path),
-        }
+        Self::Bucket { bucket, prefix: directory_prefix(path) }
     }
 
     /// How `key` is called there, for people.

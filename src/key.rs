@@ -141,11 +141,7 @@ pub fn printable(text: &str) -> std::borrow::Cow<'_, str> {
         return text.into();
     }
     let escape = |c: char| {
-        if c.is_control() {
-            c.escape_default().collect()
-        } else {
-            c.to_string()
-        }
+        if c.is_control() { c.escape_default().collect() } else { c.to_string() }
     };
     text.chars().map(escape).collect::<String>().into()
 }
@@ -159,10 +155,7 @@ const TEMPORARY_HEX: usize = 16;
 #[must_use]
 pub fn temporary_name(name: &str) -> String {
     let hex = blake3::hash(name.as_bytes()).to_hex();
-    format!(
-        "{TEMPORARY_PREFIX}{}{TEMPORARY_SUFFIX}",
-        &hex[..TEMPORARY_HEX]
-    )
+    format!("{TEMPORARY_PREFIX}{}{TEMPORARY_SUFFIX}", &hex[..TEMPORARY_HEX])
 }
 
 /// True for a name that [`temporary_name`] gives.
@@ -179,9 +172,8 @@ mod tests {
 
     #[test]
     fn order_is_the_order_of_a_listing() {
-        let mut keys: Vec<Key> = ["foo/x", "foo", "foo.txt", "foo-bar", "foo!", "foo0"]
-            .map(Key::new)
-            .into();
+        let mut keys: Vec<Key> =
+            ["foo/x", "foo", "foo.txt", "foo-bar", "foo!", "foo0"].map(Key::new).into();
         keys.sort();
         let text: Vec<&str> = keys.iter().map(Key::as_str).collect();
         assert_eq!(text, ["foo", "foo!", "foo-bar", "foo.txt", "foo/x", "foo0"]);
@@ -208,15 +200,9 @@ mod tests {
 
     #[test]
     fn odd_but_safe_keys_keep_their_bytes() {
-        for key in [
-            "...",
-            "a b+c%20#?&;='\"",
-            "..a/b..",
-            "new\nline",
-            "back\\slash",
-            "é",
-            "e\u{301}",
-        ] {
+        for key in
+            ["...", "a b+c%20#?&;='\"", "..a/b..", "new\nline", "back\\slash", "é", "e\u{301}"]
+        {
             let path = Key::new(key).to_path().expect(key);
             assert_eq!(Key::from_path(&path), Ok(Key::new(key)));
         }

@@ -33,10 +33,7 @@ impl Location {
     pub fn parse(text: &str) -> Result<Self> {
         let Some((scheme, rest)) = text.split_once("://") else {
             if text.is_empty() {
-                return Err(usage(
-                    "location",
-                    "it is empty; give a path or s3://BUCKET[/PREFIX]",
-                ));
+                return Err(usage("location", "it is empty; give a path or s3://BUCKET[/PREFIX]"));
             }
             return Ok(Self::Local(PathBuf::from(text)));
         };
@@ -51,10 +48,7 @@ impl Location {
         }
         check_bucket_name(bucket)?;
         let path = path.strip_suffix('/').unwrap_or(path).to_owned();
-        Ok(Self::Bucket {
-            bucket: bucket.to_owned(),
-            path,
-        })
+        Ok(Self::Bucket { bucket: bucket.to_owned(), path })
     }
 }
 
@@ -97,10 +91,7 @@ mod tests {
     use super::*;
 
     fn bucket(bucket: &str, path: &str) -> Location {
-        Location::Bucket {
-            bucket: bucket.into(),
-            path: path.into(),
-        }
+        Location::Bucket { bucket: bucket.into(), path: path.into() }
     }
 
     #[test]

@@ -31,11 +31,7 @@ async fn stoppable<T>(
         outcome = work => return outcome,
     }
     context.abort_uploads().await;
-    Err(Error::new(
-        ErrorKind::Interrupted,
-        "stopped",
-        "nothing was changed at the target",
-    ))
+    Err(Error::new(ErrorKind::Interrupted, "stopped", "nothing was changed at the target"))
 }
 
 /// Uploads the file (or symbolic link, as such) at `path` as the object `key`; answers its bytes.
@@ -50,11 +46,7 @@ pub async fn upload_file(
 ) -> Result<u64> {
     let entry = look_at(path, key)?;
     let context = Context::new(control.observer, MEMORY_BYTES);
-    let upload = Upload {
-        path: path.to_owned(),
-        object_key: key.to_owned(),
-        entry,
-    };
+    let upload = Upload { path: path.to_owned(), object_key: key.to_owned(), entry };
     let work = async {
         let mut outcomes = execute::upload_batch(&context, bucket, vec![upload]).await;
         outcomes.pop().expect("one upload has one outcome").result
@@ -64,11 +56,7 @@ pub async fn upload_file(
 
 fn look_at(path: &Path, key: &str) -> Result<Entry> {
     let fail = |cause: std::io::Error| {
-        Error::new(
-            ErrorKind::Unreadable,
-            format!("cannot read {}", path.display()),
-            cause,
-        )
+        Error::new(ErrorKind::Unreadable, format!("cannot read {}", path.display()), cause)
     };
     let stat = rustix::fs::lstat(path).map_err(|e| fail(e.into()))?;
     let (signature, mode) = signature_of(&stat);
@@ -79,12 +67,7 @@ fn look_at(path: &Path, key: &str) -> Result<Entry> {
         _ => return Err(fail(std::io::Error::other("it is a special file"))),
     };
     let origin = Origin::Local { signature, mode };
-    Ok(Entry {
-        key: Key::new(key),
-        kind,
-        size: signature.size,
-        origin,
-    })
+    Ok(Entry { key: Key::new(key), kind, size: signature.size, origin })
 }
 
 /// Uploads all that `input` holds as the object `key`; answers its bytes. Nothing needs to be known
@@ -118,40 +101,21 @@ pub async fn download_file(
         let what = format!("cannot write {}", path.display());
         Error::new(ErrorKind::Usage, what, "it is not the name of a file")
     };
-    let name = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .ok_or_else(bad_path)?;
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(bad_path)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let info = bucket.head(key).await?;
-    let origin = Origin::Remote {
-        etag: info.etag,
-        modified: "".into(),
-    };
-    let entry = Entry {
-        key: Key::new(name),
-        kind: EntryKind::File,
-        size: info.size,
-        origin,
-    };
+    let origin = Origin::Remote { etag: info.etag, modified: "".into() };
+    let entry = Entry { key: Key::new(name), kind: EntryKind::File, size: info.size, origin };
     let tree = Arc::new(Tree::open(parent.unwrap_or(Path::new(".")))?);
     let context = Context::new(control.observer, MEMORY_BYTES);
-    let fetch = Download {
-        object_key: key.to_owned(),
-        entry,
-    };
+    let fetch = Download { object_key: key.to_owned(), entry };
     let work = async {
         let landing = match execute::download(&context, bucket, &tree, fetch).await {
             Ok(landing) => landing,
             Err(outcome) => return outcome.result,
         };
         let mut outcomes = execute::commit(Arc::clone(&tree), vec![landing]).await;
-        let bytes = outcomes
-            .pop()
-            .expect("one download has one outcome")
-            .result?;
+        let bytes = outcomes.pop().expect("one download has one outcome").result?;
         tree.sync().map(|()| bytes)
     };
     stoppable(&context, control, work).await
@@ -211,18 +175,13 @@ pub async fn stream_object(
         if broken > RESUMES || position >= info.size {
             return Err(failure);
         }
-        body = bucket
-            .get(key, Some(position..info.size), Some(&info.etag))
-            .await?
-            .body;
+        body = bucket.get(key, Some(position..info.size), Some(&info.etag)).await?.body;
     }
     output.flush().await.map_err(write_error)?;
     match info.metadata.blake3() {
-        Some(expected) if Blake3::from(hasher.finalize()) != expected => Err(Error::new(
-            ErrorKind::Corrupt,
-            what(),
-            "the bytes do not have its hash",
-        )),
+        Some(expected) if Blake3::from(hasher.finalize()) != expected => {
+            Err(Error::new(ErrorKind::Corrupt, what(), "the bytes do not have its hash"))
+        }
         Some(_) | None => Ok(position),
     }
 }
@@ -249,16 +208,10 @@ pub async fn copy_object(
         return Err(usage("source and target are the same object"));
     }
     let info = from.head(source_key).await?;
-    let source = ObjectRef {
-        bucket: from.name().to_owned(),
-        key: source_key.to_owned(),
-        etag: info.etag,
-    };
+    let source =
+        ObjectRef { bucket: from.name().to_owned(), key: source_key.to_owned(), etag: info.etag };
     let context = Context::new(control.observer, MEMORY_BYTES);
-    control.observer.event(&Event::Started {
-        key: &Key::new(key),
-        bytes: info.size,
-    });
+    control.observer.event(&Event::Started { key: &Key::new(key), bytes: info.size });
     let work = execute::copy(&context, from, &source, to, key);
     stoppable(&context, control, work).await.map(|()| info.size)
 }
@@ -269,8 +222,5 @@ pub async fn copy_object(
 /// As every request ([`Bucket`]).
 pub async fn delete_object(bucket: &Arc<dyn Bucket>, key: &str) -> Result<()> {
     let failures = bucket.delete(&[key.to_owned()]).await?;
-    failures
-        .into_iter()
-        .next()
-        .map_or(Ok(()), |(_, error)| Err(error))
+    failures.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }

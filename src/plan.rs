@@ -203,10 +203,7 @@ impl Plan {
     /// A join that has seen nothing yet.
     #[must_use]
     pub fn new(rules: Rules) -> Self {
-        Self {
-            rules,
-            unread: None,
-        }
+        Self { rules, unread: None }
     }
 
     /// Decides about the items that [`next_side`] chose: those of one name, from one side or both.
@@ -253,10 +250,8 @@ impl Plan {
 
     /// Remembers an unread subtree; an outer one includes the inner.
     fn enter(&mut self, gap: &Gap) {
-        let is_inner = self
-            .unread
-            .as_ref()
-            .is_some_and(|outer| gap.name().starts_with(outer.name()));
+        let is_inner =
+            self.unread.as_ref().is_some_and(|outer| gap.name().starts_with(outer.name()));
         if matches!(gap, Gap::Subtree { .. }) && !is_inner {
             self.unread = Some(gap.clone());
         }
@@ -281,10 +276,7 @@ impl Plan {
         source_gap: Option<&Gap>,
         ahead: Option<&Scanned>,
     ) -> Option<Step> {
-        let unread = source_gap
-            .into_iter()
-            .chain(&self.unread)
-            .find(|gap| gap.covers(&target.key));
+        let unread = source_gap.into_iter().chain(&self.unread).find(|gap| gap.covers(&target.key));
         if let Some(gap) = unread {
             if target.is_directory() {
                 return None;
@@ -306,19 +298,13 @@ impl Plan {
 
     fn both(&self, source: Entry, target: Entry) -> Step {
         if source.is_directory() {
-            return Step::Act(Action::Keep {
-                key: source.key,
-                by: SameBy::Empty,
-            });
+            return Step::Act(Action::Keep { key: source.key, by: SameBy::Empty });
         }
         if let Some(reason) = self.refusal(&source) {
             return refuse(&source, reason);
         }
         match compare(&source, &target, self.rules.compare) {
-            Verdict::Same(by) => Step::Act(Action::Keep {
-                key: source.key,
-                by,
-            }),
+            Verdict::Same(by) => Step::Act(Action::Keep { key: source.key, by }),
             Verdict::Different(why) => Step::Act(self.transfer(source, Some(target), why)),
             Verdict::NeedsHash => Step::Compare(Pair { source, target }),
         }
@@ -328,17 +314,9 @@ impl Plan {
     #[must_use]
     pub fn transfer(&self, source: Entry, replaces: Option<Entry>, why: Why) -> Action {
         if self.rules.server_side {
-            return Action::Copy {
-                source,
-                replaces,
-                why,
-            };
+            return Action::Copy { source, replaces, why };
         }
-        Action::Transfer {
-            source,
-            replaces,
-            why,
-        }
+        Action::Transfer { source, replaces, why }
     }
 
     fn refusal(&self, source: &Entry) -> Option<Refusal> {
@@ -356,22 +334,14 @@ impl Plan {
                     return Some(Refusal::KeyTooLong(bytes));
                 }
                 let is_dot = |segment: &str| matches!(segment, "." | "..");
-                source
-                    .key
-                    .as_str()
-                    .split('/')
-                    .any(is_dot)
-                    .then_some(Refusal::DotSegment)
+                source.key.as_str().split('/').any(is_dot).then_some(Refusal::DotSegment)
             }
         }
     }
 }
 
 fn refuse(source: &Entry, reason: Refusal) -> Step {
-    Step::Act(Action::Refuse {
-        name: source.key.to_string(),
-        reason,
-    })
+    Step::Act(Action::Refuse { name: source.key.to_string(), reason })
 }
 
 /// A target's gap is reported; a target's name without a key is nobody's business: it can't be

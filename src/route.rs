@@ -28,18 +28,9 @@ pub(crate) struct Route<'a> {
 
 #[derive(Clone, Copy)]
 enum Direction<'a> {
-    Up {
-        root: &'a Path,
-        to: Prefixed<'a>,
-    },
-    Down {
-        from: Prefixed<'a>,
-        root: &'a Path,
-    },
-    Across {
-        from: Prefixed<'a>,
-        to: Prefixed<'a>,
-    },
+    Up { root: &'a Path, to: Prefixed<'a> },
+    Down { from: Prefixed<'a>, root: &'a Path },
+    Across { from: Prefixed<'a>, to: Prefixed<'a> },
 }
 
 #[derive(Clone, Copy)]
@@ -54,10 +45,7 @@ impl Prefixed<'_> {
     }
 
     fn content(&self, entry: &Entry) -> Content {
-        Content::Remote {
-            bucket: Arc::clone(self.bucket),
-            object_key: self.key(entry),
-        }
+        Content::Remote { bucket: Arc::clone(self.bucket), object_key: self.key(entry) }
     }
 }
 
@@ -73,29 +61,15 @@ impl<'a> Route<'a> {
     /// Checks both places; makes the target directory where one will be written to.
     pub(crate) fn open(job: &'a Job) -> Result<Self> {
         let direction = match (&job.source, &job.target) {
-            (Place::Directory(root), Place::Bucket { bucket, prefix }) => Direction::Up {
-                root,
-                to: Prefixed { bucket, prefix },
-            },
-            (Place::Bucket { bucket, prefix }, Place::Directory(root)) => Direction::Down {
-                from: Prefixed { bucket, prefix },
-                root,
-            },
-            (
-                Place::Bucket { bucket, prefix },
-                Place::Bucket {
-                    bucket: to,
-                    prefix: to_prefix,
-                },
-            ) => {
+            (Place::Directory(root), Place::Bucket { bucket, prefix }) => {
+                Direction::Up { root, to: Prefixed { bucket, prefix } }
+            }
+            (Place::Bucket { bucket, prefix }, Place::Directory(root)) => {
+                Direction::Down { from: Prefixed { bucket, prefix }, root }
+            }
+            (Place::Bucket { bucket, prefix }, Place::Bucket { bucket: to, prefix: to_prefix }) => {
                 let from = Prefixed { bucket, prefix };
-                across(
-                    from,
-                    Prefixed {
-                        bucket: to,
-                        prefix: to_prefix,
-                    },
-                )?
+                across(from, Prefixed { bucket: to, prefix: to_prefix })?
             }
             (Place::Directory(_), Place::Directory(_)) => {
                 let cause = "both ends are directories of this machine; rsync is the tool for that";
@@ -115,12 +89,7 @@ impl<'a> Route<'a> {
             }
             Direction::Across { .. } => {}
         }
-        Ok(Self {
-            job,
-            direction,
-            tree: trees.0.map(Arc::new),
-            source_tree: trees.1.map(Arc::new),
-        })
+        Ok(Self { job, direction, tree: trees.0.map(Arc::new), source_tree: trees.1.map(Arc::new) })
     }
 
     /// Starts both scans.
@@ -131,13 +100,7 @@ impl<'a> Route<'a> {
             false => self.job.filter.clone(),
         };
         let objects = |place: Prefixed<'_>, filter: Filter, seen: Seen| {
-            scan_bucket(
-                Arc::clone(place.bucket),
-                place.prefix.to_owned(),
-                filter,
-                seen,
-                order,
-            )
+            scan_bucket(Arc::clone(place.bucket), place.prefix.to_owned(), filter, seen, order)
         };
         let unseen = Seen::default();
         match self.direction {
@@ -149,19 +112,18 @@ impl<'a> Route<'a> {
                 objects(from, source_filter, seen.clone()),
                 scan_local(root.to_owned(), target_filter, unseen, true),
             ),
-            Direction::Across { from, to } => (
-                objects(from, source_filter, seen.clone()),
-                objects(to, target_filter, unseen),
-            ),
+            Direction::Across { from, to } => {
+                (objects(from, source_filter, seen.clone()), objects(to, target_filter, unseen))
+            }
         }
     }
 
     /// What names the target takes.
     pub(crate) fn names(&self) -> Names {
         match self.direction {
-            Direction::Up { to, .. } | Direction::Across { to, .. } => Names::Keys {
-                prefix_bytes: to.prefix.len(),
-            },
+            Direction::Up { to, .. } | Direction::Across { to, .. } => {
+                Names::Keys { prefix_bytes: to.prefix.len() }
+            }
             Direction::Down { .. } => Names::Paths,
         }
     }
@@ -192,11 +154,7 @@ impl<'a> Route<'a> {
                 (from.content(&pair.source), to.content(&pair.target))
             }
         };
-        Question {
-            pair,
-            source,
-            target,
-        }
+        Question { pair, source, target }
     }
 
     /// Moves these entries; all but small uploads come one at a time.
@@ -234,9 +192,7 @@ impl<'a> Route<'a> {
             return outcomes;
         };
         let sent = |entry: &Entry| {
-            outcomes
-                .iter()
-                .any(|outcome| outcome.key == entry.key && outcome.result.is_ok())
+            outcomes.iter().any(|outcome| outcome.key == entry.key && outcome.result.is_ok())
         };
         let sent = entries.into_iter().filter(sent).collect();
         let removed = delete_local(Arc::clone(tree), sent).await;
@@ -268,26 +224,17 @@ impl<'a> Route<'a> {
         let source = ObjectRef {
             bucket: from.bucket.name().to_owned(),
             key: from.key(&entry),
-            etag: entry
-                .etag()
-                .cloned()
-                .unwrap_or(crate::fingerprint::ETag::Opaque("".into())),
+            etag: entry.etag().cloned().unwrap_or(crate::fingerprint::ETag::Opaque("".into())),
         };
         let result = copy(context, from.bucket, &source, to.bucket, &to.key(&entry)).await;
         let (key, bytes) = (entry.key.clone(), entry.size);
-        let copied = Outcome {
-            key,
-            deed: Deed::Copy,
-            result: result.map(|()| bytes),
-            unverified: false,
-        };
+        let copied =
+            Outcome { key, deed: Deed::Copy, result: result.map(|()| bytes), unverified: false };
         if copied.result.is_err() || self.job.afterwards == Afterwards::KeepSource {
             return copied;
         }
         let removed = delete_objects(from.bucket, from.prefix, vec![entry]).await;
-        with_removals(vec![copied], removed)
-            .pop()
-            .expect("one copy has one outcome")
+        with_removals(vec![copied], removed).pop().expect("one copy has one outcome")
     }
 
     /// Gives a group of fetched files their names.
@@ -309,10 +256,7 @@ impl<'a> Route<'a> {
         // The names must be durable, too, before their source goes.
         let synced = tree.sync().is_ok();
         let landed = |entry: &Entry| {
-            synced
-                && outcomes
-                    .iter()
-                    .any(|o| o.key == entry.key && o.result.is_ok())
+            synced && outcomes.iter().any(|o| o.key == entry.key && o.result.is_ok())
         };
         let landed = entries.into_iter().filter(landed).collect();
         let removed = delete_objects(from.bucket, from.prefix, landed).await;
@@ -363,10 +307,7 @@ fn across<'a>(from: Prefixed<'a>, to: Prefixed<'a>) -> Result<Direction<'a>> {
 fn with_removals(mut outcomes: Vec<Outcome>, removals: Vec<Outcome>) -> Vec<Outcome> {
     for removal in removals {
         let Err(error) = removal.result else { continue };
-        if let Some(outcome) = outcomes
-            .iter_mut()
-            .find(|outcome| outcome.key == removal.key)
-        {
+        if let Some(outcome) = outcomes.iter_mut().find(|outcome| outcome.key == removal.key) {
             let what = format!("transferred {}, but the source stays", removal.key);
             outcome.result = Err(Error::new(ErrorKind::Write, what, error));
         }

@@ -37,19 +37,9 @@ pub async fn run(job: &Job, control: &Control<'_>) -> Result<Summary> {
     match run.drive(stop).await {
         Err(error) if error.kind() == ErrorKind::Unordered => {
             observer.event(&Event::Restarted);
-            let Summary {
-                transferred,
-                bytes,
-                copied,
-                ..
-            } = run.summary;
+            let Summary { transferred, bytes, copied, .. } = run.summary;
             let mut sorted = Run::new(job, &route, &context, Order::Sort)?;
-            sorted.summary = Summary {
-                transferred,
-                bytes,
-                copied,
-                ..Summary::default()
-            };
+            sorted.summary = Summary { transferred, bytes, copied, ..Summary::default() };
             sorted.drive(stop).await.map(|()| sorted.summary)
         }
         outcome => outcome.map(|()| run.summary),
@@ -181,18 +171,9 @@ impl<'a> Run<'a> {
             queue: Queue::default(),
             deletes: Spool::new()?,
             prunes: Spool::new()?,
-            evidence: Evidence {
-                source_entries: 0,
-                target_entries: 0,
-                deletes: 0,
-                failed: 0,
-            },
+            evidence: Evidence { source_entries: 0, target_entries: 0, deletes: 0, failed: 0 },
             unseen: HashSet::new(),
-            group: Group {
-                landings: Vec::new(),
-                bytes: 0,
-                since: Instant::now(),
-            },
+            group: Group { landings: Vec::new(), bytes: 0, since: Instant::now() },
             summary: Summary::default(),
         })
     }
@@ -253,8 +234,7 @@ impl<'a> Run<'a> {
             let target = (side != Side::Source).then(|| self.target.pop()).flatten();
             self.evidence.source_entries += u64::from(is_evidence(source.as_ref()));
             self.evidence.target_entries += u64::from(is_evidence(target.as_ref()));
-            self.plan
-                .step(source, target, self.source.head(), &mut steps);
+            self.plan.step(source, target, self.source.head(), &mut steps);
             steps.drain(..).try_for_each(|step| self.take(step))?;
         }
         Ok(())
@@ -289,16 +269,7 @@ impl<'a> Run<'a> {
     fn act(&mut self, action: Action) -> Result<()> {
         self.tell(&Event::Planned(&action));
         match action {
-            Action::Transfer {
-                source,
-                replaces,
-                why,
-            }
-            | Action::Copy {
-                source,
-                replaces,
-                why,
-            } => {
+            Action::Transfer { source, replaces, why } | Action::Copy { source, replaces, why } => {
                 self.summary.to_transfer += 1;
                 self.summary.to_transfer_bytes += source.size;
                 self.summary.unknown += u64::from(why == Why::Unknown);
@@ -350,11 +321,7 @@ impl<'a> Run<'a> {
         if idle || self.group.is_due() {
             let (route, group) = (self.route, self.group.take());
             running.push(Box::pin(async move {
-                Unit {
-                    files: 0,
-                    large: 0,
-                    done: Done::Landed(route.land(group).await),
-                }
+                Unit { files: 0, large: 0, done: Done::Landed(route.land(group).await) }
             }));
         }
         self.announce_completeness();
@@ -371,14 +338,7 @@ impl<'a> Run<'a> {
             bytes += entry.size;
             bytes <= SMALL_BYTES
         };
-        let count = self
-            .queue
-            .small
-            .iter()
-            .take(together)
-            .take_while(fits)
-            .count()
-            .max(1);
+        let count = self.queue.small.iter().take(together).take_while(fits).count().max(1);
         let count = count.min(self.queue.small.len());
         self.queue.small.drain(..count).collect()
     }
@@ -389,40 +349,20 @@ impl<'a> Run<'a> {
         self.queue.files_under_way += files;
         self.queue.large_under_way += large;
         running.push(Box::pin(async move {
-            Unit {
-                files,
-                large,
-                done: Done::Moved(route.transfer(context, entries).await),
-            }
+            Unit { files, large, done: Done::Moved(route.transfer(context, entries).await) }
         }));
     }
 
     /// Puts a comparison by content under way: several small ones, or one large one.
     fn compare(&mut self, running: &mut Running<'a>) {
         let small = |pair: &&Pair| pair.source.size <= SMALL_BYTES;
-        let count = self
-            .queue
-            .pairs
-            .iter()
-            .take(BATCH_FILES)
-            .take_while(small)
-            .count()
-            .max(1);
+        let count = self.queue.pairs.iter().take(BATCH_FILES).take_while(small).count().max(1);
         let (route, context) = (self.route, self.context);
-        let questions = self
-            .queue
-            .pairs
-            .drain(..count)
-            .map(|pair| route.question(pair))
-            .collect();
+        let questions = self.queue.pairs.drain(..count).map(|pair| route.question(pair)).collect();
         self.queue.pairs_under_way += count;
         running.push(Box::pin(async move {
             let done = Done::Resolved(resolve(context, questions).await);
-            Unit {
-                files: 0,
-                large: 0,
-                done,
-            }
+            Unit { files: 0, large: 0, done }
         }));
     }
 
@@ -453,10 +393,7 @@ impl<'a> Run<'a> {
     fn resolved(&mut self, pair: Pair, answer: Result<Verdict>) {
         let Pair { source, target } = pair;
         let action = match answer {
-            Ok(Verdict::Same(by)) => Action::Keep {
-                key: source.key,
-                by,
-            },
+            Ok(Verdict::Same(by)) => Action::Keep { key: source.key, by },
             Ok(Verdict::Different(why)) => self.plan.transfer(source, Some(target), why),
             Ok(Verdict::NeedsHash) => self.plan.transfer(source, Some(target), Why::Unknown),
             // A target that can't be read is replaced; a source that can't be is a failure.
@@ -465,12 +402,7 @@ impl<'a> Run<'a> {
             }
             Err(error) => {
                 let (key, deed) = (source.key, self.route.deed());
-                let outcome = Outcome {
-                    key,
-                    deed,
-                    result: Err(error),
-                    unverified: false,
-                };
+                let outcome = Outcome { key, deed, result: Err(error), unverified: false };
                 return self.account(vec![outcome]);
             }
         };
@@ -481,10 +413,7 @@ impl<'a> Run<'a> {
     fn account(&mut self, outcomes: Vec<Outcome>) {
         for outcome in outcomes {
             let was_unseen = self.unseen.remove(&outcome.key);
-            let unread = outcome
-                .result
-                .as_ref()
-                .is_err_and(|error| is_unread(error.kind()));
+            let unread = outcome.result.as_ref().is_err_and(|error| is_unread(error.kind()));
             self.evidence.failed += u64::from(was_unseen && unread);
             self.summary.count(&outcome);
             self.tell(&Event::Finished(&outcome));

@@ -32,9 +32,7 @@ pub struct Scan {
 
 impl std::fmt::Debug for Scan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scan")
-            .field("ready", &self.ready.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Scan").field("ready", &self.ready.len()).finish_non_exhaustive()
     }
 }
 
@@ -42,11 +40,7 @@ impl Scan {
     /// A scan over batches that should be in key order.
     #[must_use]
     pub fn new(batches: BoxStream<'static, Result<Vec<Scanned>>>) -> Self {
-        Self {
-            batches: batches.fuse().boxed(),
-            ready: VecDeque::new(),
-            last: None,
-        }
+        Self { batches: batches.fuse().boxed(), ready: VecDeque::new(), last: None }
     }
 
     /// The next item that is already here.
@@ -82,11 +76,7 @@ impl Scan {
         for position in batch.iter().filter_map(Scanned::position) {
             if last.is_some_and(|last| position <= last) {
                 let what = format!("cannot plan at {}", crate::key::printable(position));
-                return Err(Error::new(
-                    ErrorKind::Unordered,
-                    what,
-                    "it is out of key order",
-                ));
+                return Err(Error::new(ErrorKind::Unordered, what, "it is out of key order"));
             }
             last = Some(position);
         }

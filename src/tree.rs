@@ -33,10 +33,8 @@ enum Missing {
     Fail,
 }
 
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Tree {
     /// Opens the directory at `root`, which is made where it is missing.
@@ -45,11 +43,7 @@ impl Tree {
     /// `Setup`.
     pub fn open(root: &Path) -> Result<Self> {
         let fail = |e: std::io::Error| {
-            Error::new(
-                ErrorKind::Setup,
-                format!("cannot write to {}", root.display()),
-                e,
-            )
+            Error::new(ErrorKind::Setup, format!("cannot write to {}", root.display()), e)
         };
         std::fs::create_dir_all(root).map_err(fail)?;
         // The root itself may well be a link: the user named it.
@@ -57,12 +51,7 @@ impl Tree {
         let handle = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| fail(e.into()))?;
         let new_file_mode = 0o666 & !umask();
         let handle = Arc::new(handle);
-        Ok(Self {
-            root: root.to_owned(),
-            handle,
-            new_file_mode,
-            recent: Mutex::new(None),
-        })
+        Ok(Self { root: root.to_owned(), handle, new_file_mode, recent: Mutex::new(None) })
     }
 
     fn failed(&self, key: &Key, cause: impl std::fmt::Display) -> Error {
@@ -71,11 +60,7 @@ impl Tree {
     }
 
     fn refused(&self, key: &Key, reason: &Refusal) -> Error {
-        Error::new(
-            ErrorKind::Refused,
-            format!("cannot write {}", self.shown(key)),
-            reason,
-        )
+        Error::new(ErrorKind::Refused, format!("cannot write {}", self.shown(key)), reason)
     }
 
     fn shown(&self, key: &Key) -> String {
@@ -127,12 +112,8 @@ impl Tree {
 
     /// The directory of the file `key`, and the file's name in it.
     fn parent<'k>(&self, key: &'k Key, missing: Missing) -> Result<(Arc<OwnedFd>, &'k str)> {
-        let segments = key
-            .segments()
-            .map_err(|reason| self.refused(key, &reason))?;
-        let (name, directories) = segments
-            .split_last()
-            .expect("a key has at least one segment");
+        let segments = key.segments().map_err(|reason| self.refused(key, &reason))?;
+        let (name, directories) = segments.split_last().expect("a key has at least one segment");
         Ok((self.directory(key, directories, missing)?, name))
     }
 
@@ -141,9 +122,7 @@ impl Tree {
     /// # Errors
     /// `Refused` or `Write`.
     pub fn make_directory(&self, key: &Key) -> Result<()> {
-        let segments = key
-            .segments()
-            .map_err(|reason| self.refused(key, &reason))?;
+        let segments = key.segments().map_err(|reason| self.refused(key, &reason))?;
         self.directory(key, &segments, Missing::Make).map(drop)
     }
 
@@ -165,18 +144,9 @@ impl Tree {
             return Err(self.failed(key, "another run is writing it"));
         }
         rustix::fs::ftruncate(&file, 0).map_err(|e| self.write_error(key, e))?;
-        let slot = Slot {
-            tree: Arc::clone(self),
-            key: key.clone(),
-            parent,
-            temporary,
-            landed: false,
-        };
-        Ok(Staged {
-            slot,
-            file: Some(file.into()),
-            turn: Mutex::default(),
-        })
+        let slot =
+            Slot { tree: Arc::clone(self), key: key.clone(), parent, temporary, landed: false };
+        Ok(Staged { slot, file: Some(file.into()), turn: Mutex::default() })
     }
 
     /// A symbolic link with this text, staged beside the link `key`.
@@ -193,18 +163,9 @@ impl Tree {
         }
         rustix::fs::symlinkat(text, &*parent, temporary.as_str())
             .map_err(|e| self.write_error(key, e))?;
-        let slot = Slot {
-            tree: Arc::clone(self),
-            key: key.clone(),
-            parent,
-            temporary,
-            landed: false,
-        };
-        Ok(Staged {
-            slot,
-            file: None,
-            turn: Mutex::default(),
-        })
+        let slot =
+            Slot { tree: Arc::clone(self), key: key.clone(), parent, temporary, landed: false };
+        Ok(Staged { slot, file: None, turn: Mutex::default() })
     }
 
     /// A directory or a device of that name would not be replaced by the rename, or should not.
@@ -245,11 +206,7 @@ impl Tree {
     /// `Precondition` where it has changed since, `Write` where the system refuses.
     pub fn remove(&self, key: &Key, expected: Option<Signature>) -> Result<()> {
         let (parent, name) = self.parent(key, Missing::Fail)?;
-        let flags = if key.is_directory() {
-            AtFlags::REMOVEDIR
-        } else {
-            AtFlags::empty()
-        };
+        let flags = if key.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         if let Some(expected) = expected.filter(|_| !key.is_directory()) {
             match rustix::fs::statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => return Ok(()),
@@ -268,11 +225,7 @@ impl Tree {
             Err(Errno::NOTEMPTY | Errno::EXIST) if key.is_directory() => Ok(()),
             Err(error) => {
                 let what = format!("cannot delete {}", self.shown(key));
-                Err(Error::new(
-                    ErrorKind::Write,
-                    what,
-                    std::io::Error::from(error),
-                ))
+                Err(Error::new(ErrorKind::Write, what, std::io::Error::from(error)))
             }
         }
     }
@@ -282,8 +235,7 @@ impl Tree {
 fn umask() -> u32 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    line.and_then(|text| u32::from_str_radix(text.trim(), 8).ok())
-        .unwrap_or(0o022)
+    line.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0o022)
 }
 
 fn in_the_way(parent: &OwnedFd, name: &str, path: &[&str]) -> Refusal {
@@ -354,8 +306,7 @@ impl Staged {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut position = offset;
         for frame in frames {
-            file.write_all_at(frame, position)
-                .map_err(|e| self.write_error(e))?;
+            file.write_all_at(frame, position).map_err(|e| self.write_error(e))?;
             position += frame.len() as u64;
         }
         Ok(())
@@ -373,9 +324,7 @@ impl Staged {
         let mut buffer = vec![0; 256 << 10];
         let mut offset = 0;
         loop {
-            let count = file
-                .read_at(&mut buffer, offset)
-                .map_err(|e| self.write_error(e))?;
+            let count = file.read_at(&mut buffer, offset).map_err(|e| self.write_error(e))?;
             if count == 0 {
                 return Ok(());
             }
@@ -395,18 +344,9 @@ impl Staged {
             rustix::fs::fchmod(file, mode).map_err(|e| self.write_error(e.into()))?;
         }
         let Some(mtime) = mtime else { return Ok(()) };
-        let omit = Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_OMIT,
-        };
-        let time = Timespec {
-            tv_sec: mtime.seconds,
-            tv_nsec: i64::from(mtime.nanoseconds),
-        };
-        let times = Timestamps {
-            last_access: omit,
-            last_modification: time,
-        };
+        let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+        let time = Timespec { tv_sec: mtime.seconds, tv_nsec: i64::from(mtime.nanoseconds) };
+        let times = Timestamps { last_access: omit, last_modification: time };
         let slot = &self.slot;
         let set = match &self.file {
             Some(file) => rustix::fs::futimens(file, &times),
@@ -426,10 +366,8 @@ impl Staged {
     /// `Refused` where a directory has taken the name since, or `Write`.
     pub fn land(mut self) -> Result<()> {
         let slot = &mut self.slot;
-        let segments = slot
-            .key
-            .segments()
-            .map_err(|reason| slot.tree.refused(&slot.key, &reason))?;
+        let segments =
+            slot.key.segments().map_err(|reason| slot.tree.refused(&slot.key, &reason))?;
         let name = segments.last().expect("a key has at least one segment");
         let renamed =
             rustix::fs::renameat(&*slot.parent, slot.temporary.as_str(), &*slot.parent, *name);
@@ -469,13 +407,8 @@ mod tests {
     fn files_land_whole_with_their_attributes() {
         let (directory, tree) = tree();
         let staged = tree.stage(&Key::new("a/b/f")).unwrap();
-        staged
-            .write_at(&[Bytes::from_static(b"one"), Bytes::from_static(b"two")], 0)
-            .unwrap();
-        let mtime = Timestamp {
-            seconds: 1_000_000_000,
-            nanoseconds: 123_456_789,
-        };
+        staged.write_at(&[Bytes::from_static(b"one"), Bytes::from_static(b"two")], 0).unwrap();
+        let mtime = Timestamp { seconds: 1_000_000_000, nanoseconds: 123_456_789 };
         staged.set_attributes(Some(0o104_751), Some(mtime)).unwrap();
         let path = directory.path().join("target/a/b/f");
         assert!(!path.exists());
@@ -483,10 +416,7 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"onetwo");
         let (signature, mode) = signature_of(&rustix::fs::stat(&path).unwrap());
         assert_eq!((signature.modified, mode), (mtime, 0o100_751));
-        assert_eq!(
-            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
-            1
-        );
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         tree.sync().unwrap();
     }
 
@@ -496,10 +426,7 @@ mod tests {
         write(&tree, "f", b"old").unwrap();
         let staged = tree.stage(&Key::new("f")).unwrap();
         staged.write_at(&[Bytes::from_static(b"new")], 0).unwrap();
-        assert!(
-            tree.stage(&Key::new("f")).is_err(),
-            "two writers of one file"
-        );
+        assert!(tree.stage(&Key::new("f")).is_err(), "two writers of one file");
         drop(staged);
         let root = directory.path().join("target");
         assert_eq!(std::fs::read(root.join("f")).unwrap(), b"old");
@@ -530,16 +457,9 @@ mod tests {
         assert!(error.to_string().contains("symbolic link link"), "{error}");
         write(&tree, "file", b"replaces the link").unwrap();
         assert_eq!(std::fs::read(outside.join("f")).unwrap(), b"mine");
-        assert_eq!(
-            tree.remove(&Key::new("link/f"), None).unwrap_err().kind(),
-            ErrorKind::Refused
-        );
+        assert_eq!(tree.remove(&Key::new("link/f"), None).unwrap_err().kind(), ErrorKind::Refused);
         for key in ["../f", "a/../../f", "/f"] {
-            assert_eq!(
-                write(&tree, key, b"evil").unwrap_err().kind(),
-                ErrorKind::Refused,
-                "{key}"
-            );
+            assert_eq!(write(&tree, key, b"evil").unwrap_err().kind(), ErrorKind::Refused, "{key}");
         }
     }
 
@@ -575,21 +495,10 @@ mod tests {
     fn links_are_restored_as_links() {
         let (directory, tree) = tree();
         let staged = tree.stage_symlink(&Key::new("l"), b"../elsewhere").unwrap();
-        staged
-            .set_attributes(
-                None,
-                Some(Timestamp {
-                    seconds: 5,
-                    nanoseconds: 6,
-                }),
-            )
-            .unwrap();
+        staged.set_attributes(None, Some(Timestamp { seconds: 5, nanoseconds: 6 })).unwrap();
         staged.land().unwrap();
         let path = directory.path().join("target/l");
-        assert_eq!(
-            std::fs::read_link(&path).unwrap(),
-            Path::new("../elsewhere")
-        );
+        assert_eq!(std::fs::read_link(&path).unwrap(), Path::new("../elsewhere"));
         assert_eq!(rustix::fs::lstat(&path).unwrap().st_mtime, 5);
     }
 }

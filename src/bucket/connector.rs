@@ -73,12 +73,7 @@ impl Connector {
             .build()
             .map_err(|e| Error::new(ErrorKind::Setup, "cannot start the HTTP client", chain(&e)))?;
         let permits = Arc::new(Semaphore::new(limits.requests));
-        Ok(HttpClient::new(Self {
-            client,
-            permits,
-            idle: limits.idle_timeout,
-            traffic,
-        }))
+        Ok(HttpClient::new(Self { client, permits, idle: limits.idle_timeout, traffic }))
     }
 
     async fn execute(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
@@ -113,16 +108,10 @@ impl Connector {
         if let Some(bytes) = body.as_bytes().filter(|bytes| !bytes.is_empty()) {
             let rest = bytes.clone();
             let (pulse, traffic) = (Arc::clone(pulse), Arc::clone(&self.traffic));
-            *converted.body_mut() = Some(reqwest::Body::wrap(Sliced {
-                rest,
-                pulse,
-                traffic,
-            }));
+            *converted.body_mut() = Some(reqwest::Body::wrap(Sliced { rest, pulse, traffic }));
         } else if matches!(*converted.method(), http::Method::PUT | http::Method::POST) {
             // Ceph answers 411 without it.
-            converted
-                .headers_mut()
-                .insert(http::header::CONTENT_LENGTH, 0.into());
+            converted.headers_mut().insert(http::header::CONTENT_LENGTH, 0.into());
         }
         Ok(converted)
     }
@@ -163,10 +152,7 @@ impl HttpService for Connector {
 
 fn stood_still(idle: Duration) -> HttpError {
     let text = format!("no byte moved for {}", humantime::format_duration(idle));
-    HttpError::new(
-        HttpErrorKind::Timeout,
-        std::io::Error::new(std::io::ErrorKind::TimedOut, text),
-    )
+    HttpError::new(HttpErrorKind::Timeout, std::io::Error::new(std::io::ErrorKind::TimedOut, text))
 }
 
 /// The kind tells whether another try makes sense; the URL goes, it is in our own message.
@@ -201,9 +187,7 @@ impl Body for Sliced {
         }
         let step = self.rest.len().min(SLICE_BYTES);
         self.pulse.fetch_add(1, Ordering::Relaxed);
-        self.traffic
-            .sent_bytes
-            .fetch_add(step as u64, Ordering::Relaxed);
+        self.traffic.sent_bytes.fetch_add(step as u64, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(step)))))
     }
 
@@ -240,9 +224,7 @@ impl Body for Watched {
             self.waiting = false;
             if let Some(Ok(frame)) = &frame {
                 let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
-                self.traffic
-                    .received_bytes
-                    .fetch_add(bytes, Ordering::Relaxed);
+                self.traffic.received_bytes.fetch_add(bytes, Ordering::Relaxed);
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(http_error)));
         }
@@ -251,10 +233,7 @@ impl Body for Watched {
             let deadline = Instant::now() + self.idle;
             self.timer.as_mut().reset(deadline);
         }
-        self.timer
-            .as_mut()
-            .poll(cx)
-            .map(|()| Some(Err(stood_still(self.idle))))
+        self.timer.as_mut().poll(cx).map(|()| Some(Err(stood_still(self.idle))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -19,9 +19,7 @@ pub struct Credentials {
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = self.key.as_ref().map(|key| key.key_id.as_str());
-        f.debug_struct("Credentials")
-            .field("access_key", &id)
-            .finish_non_exhaustive()
+        f.debug_struct("Credentials").field("access_key", &id).finish_non_exhaustive()
     }
 }
 
@@ -33,10 +31,7 @@ impl Credentials {
     pub fn new(access_key: &str, secret_key: &str, token: Option<&str>) -> Result<Self> {
         let fits = |text: &str| text.bytes().all(|b| (0x21..0x7f).contains(&b));
         let checks = [("access key", access_key), ("secret key", secret_key)];
-        for (name, text) in checks
-            .into_iter()
-            .chain(token.map(|text| ("session token", text)))
-        {
+        for (name, text) in checks.into_iter().chain(token.map(|text| ("session token", text))) {
             if text.is_empty() || !fits(text) {
                 let cause = "it is empty or has a space, a line break or another odd character";
                 return Err(Error::new(ErrorKind::Setup, format!("bad {name}"), cause));
@@ -47,9 +42,7 @@ impl Credentials {
             secret_key: secret_key.to_owned(),
             token: token.map(str::to_owned),
         };
-        Ok(Self {
-            key: Some(key.into()),
-        })
+        Ok(Self { key: Some(key.into()) })
     }
 
     /// Unsigned requests, for public buckets.
@@ -63,11 +56,7 @@ impl Credentials {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyFile {
-    #[serde(
-        alias = "access_key_id",
-        alias = "aws_access_key_id",
-        alias = "AWS_ACCESS_KEY_ID"
-    )]
+    #[serde(alias = "access_key_id", alias = "aws_access_key_id", alias = "AWS_ACCESS_KEY_ID")]
     access_key: String,
     #[serde(
         alias = "secret_access_key",
@@ -78,12 +67,7 @@ pub struct KeyFile {
     #[serde(default, alias = "aws_session_token", alias = "AWS_SESSION_TOKEN")]
     session_token: Option<String>,
     /// The endpoint that the keys belong to.
-    #[serde(
-        default,
-        alias = "endpoint",
-        alias = "endpoint_url",
-        alias = "AWS_ENDPOINT_URL"
-    )]
+    #[serde(default, alias = "endpoint", alias = "endpoint_url", alias = "AWS_ENDPOINT_URL")]
     endpoint: Option<String>,
     /// The region to sign for.
     #[serde(default, alias = "AWS_REGION")]
@@ -92,9 +76,7 @@ pub struct KeyFile {
 
 impl fmt::Debug for KeyFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyFile")
-            .field("endpoint", &self.endpoint)
-            .finish_non_exhaustive()
+        f.debug_struct("KeyFile").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }
 
@@ -106,11 +88,7 @@ impl KeyFile {
     /// is in the message.
     pub fn read(path: &Path) -> Result<Self> {
         let fail = |cause: String| {
-            Error::new(
-                ErrorKind::Setup,
-                format!("cannot use key file {}", path.display()),
-                cause,
-            )
+            Error::new(ErrorKind::Setup, format!("cannot use key file {}", path.display()), cause)
         };
         let metadata = std::fs::metadata(path).map_err(|e| fail(e.to_string()))?;
         if metadata.mode() & 0o077 != 0 {
@@ -135,11 +113,7 @@ impl KeyFile {
     /// # Errors
     /// `Setup`, as [`Credentials::new`].
     pub fn credentials(&self) -> Result<Credentials> {
-        Credentials::new(
-            &self.access_key,
-            &self.secret_key,
-            self.session_token.as_deref(),
-        )
+        Credentials::new(&self.access_key, &self.secret_key, self.session_token.as_deref())
     }
 
     /// The endpoint that the file names.
@@ -184,10 +158,7 @@ mod tests {
 
     #[test]
     fn no_secret_is_shown_by_an_error_or_a_debug_print() {
-        let broken = file(
-            r#"{"access_key": "AK", "secret_key": "hush-hush", "x": 1}"#,
-            0o600,
-        );
+        let broken = file(r#"{"access_key": "AK", "secret_key": "hush-hush", "x": 1}"#, 0o600);
         let error = KeyFile::read(broken.path()).unwrap_err();
         assert!(!error.to_string().contains("hush"), "{error}");
         let keys = Credentials::new("AK", "hush-hush", Some("hush-token")).unwrap();

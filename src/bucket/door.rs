@@ -42,11 +42,7 @@ pub struct Limits {
 impl Default for Limits {
     /// 64 requests, 60 s, 8 retries (about half a minute of pauses in all).
     fn default() -> Self {
-        Self {
-            requests: 64,
-            idle_timeout: Duration::from_mins(1),
-            retries: 8,
-        }
+        Self { requests: 64, idle_timeout: Duration::from_mins(1), retries: 8 }
     }
 }
 
@@ -73,14 +69,7 @@ pub(super) struct Request<'a> {
 
 impl<'a> Request<'a> {
     pub(super) fn new(method: Method, url: String, shown: &'a str) -> Self {
-        Self {
-            method,
-            url,
-            query: Vec::new(),
-            headers: HeaderMap::new(),
-            payload: None,
-            shown,
-        }
+        Self { method, url, query: Vec::new(), headers: HeaderMap::new(), payload: None, shown }
     }
 
     pub(super) fn query(mut self, name: &'a str, value: impl Into<String>) -> Self {
@@ -110,9 +99,7 @@ impl<'a> Request<'a> {
 
 impl std::fmt::Debug for Door {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Door")
-            .field("credentials", &self.credentials)
-            .finish_non_exhaustive()
+        f.debug_struct("Door").field("credentials", &self.credentials).finish_non_exhaustive()
     }
 }
 
@@ -121,14 +108,7 @@ impl Door {
         let traffic = Arc::new(Traffic::default());
         let client = Connector::connect(limits, Arc::clone(&traffic))?;
         let reached = AtomicBool::new(false);
-        Ok(Self {
-            client,
-            credentials,
-            region,
-            retries: limits.retries,
-            reached,
-            traffic,
-        })
+        Ok(Self { client, credentials, region, retries: limits.retries, reached, traffic })
     }
 
     pub(super) fn traffic(&self) -> &Arc<Traffic> {
@@ -202,14 +182,9 @@ impl Door {
     fn sign(&self, request: &Request<'_>) -> Result<HttpRequest, Failure> {
         let fail = |cause: String| Failure::new(ErrorKind::Protocol, request, cause, 0);
         let uri = full_url(&request.url, &request.query);
-        let uri: http::Uri = uri
-            .parse()
-            .map_err(|e: http::uri::InvalidUri| fail(e.to_string()))?;
-        let body = request
-            .payload
-            .as_ref()
-            .map(|payload| payload.bytes.clone())
-            .unwrap_or_default();
+        let uri: http::Uri = uri.parse().map_err(|e: http::uri::InvalidUri| fail(e.to_string()))?;
+        let body =
+            request.payload.as_ref().map(|payload| payload.bytes.clone()).unwrap_or_default();
         let mut signed = HttpRequest::new(body.into());
         *signed.method_mut() = request.method.clone();
         *signed.uri_mut() = uri;
@@ -295,11 +270,7 @@ impl Failure {
         cause: impl std::fmt::Display,
         retries: u32,
     ) -> Self {
-        Self {
-            error: Error::new(kind, request.what(), cause),
-            retries,
-            pause: None,
-        }
+        Self { error: Error::new(kind, request.what(), cause), retries, pause: None }
     }
 }
 
@@ -349,9 +320,7 @@ fn told_cause(status: StatusCode, told: &xml::Told) -> String {
 
 /// Half to all of an exponentially growing pause, so that many clients spread out.
 fn backoff(tries: u32) -> Duration {
-    let ceiling = FIRST_PAUSE
-        .saturating_mul(1 << tries.min(16))
-        .min(MAX_PAUSE);
+    let ceiling = FIRST_PAUSE.saturating_mul(1 << tries.min(16)).min(MAX_PAUSE);
     ceiling.mul_f64(0.5 + 0.5 * fastrand::f64())
 }
 
@@ -408,10 +377,7 @@ mod tests {
     fn pauses_grow_and_stay_bounded() {
         for tries in 0..40 {
             let pause = backoff(tries);
-            assert!(
-                pause >= FIRST_PAUSE / 2 && pause <= MAX_PAUSE,
-                "{tries}: {pause:?}"
-            );
+            assert!(pause >= FIRST_PAUSE / 2 && pause <= MAX_PAUSE, "{tries}: {pause:?}");
         }
     }
 
@@ -424,10 +390,7 @@ mod tests {
 
     #[test]
     fn messages_carry_no_control_characters() {
-        let told = xml::Told {
-            code: "Odd".into(),
-            message: "\u{1b}[2J".into(),
-        };
+        let told = xml::Told { code: "Odd".into(), message: "\u{1b}[2J".into() };
         assert!(!told_cause(StatusCode::BAD_REQUEST, &told).contains('\u{1b}'));
     }
 }

@@ -1,10 +1,10 @@
-//! S3: the endpoint and its buckets, each operation as one request through the door.
+//! S3: the operations of a bucket, each as one request through the door.
 
-use super::door::{Door, Limits, Request, encode_into};
-use super::xml::{self, BucketInfo};
+use super::door::{Door, Request, encode_into};
+use super::endpoint::Shared;
+use super::xml;
 use super::{
-    Bucket, Content, Credentials, Metadata, ObjectInfo, ObjectRef, Page, PageRequest, PartRef,
-    PartTag, Payload, Traffic,
+    Bucket, Content, Metadata, ObjectInfo, ObjectRef, Page, PageRequest, PartRef, PartTag, Payload,
 };
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::fingerprint::ETag;
@@ -17,192 +17,10 @@ use futures::{FutureExt, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 const METADATA_PREFIX: &str = "x-amz-meta-";
 
-/// How to reach an S3 service.
-#[derive(Clone, Debug)]
-pub struct Connection {
-    /// `https://host[:port]`; none for AWS.
-    pub endpoint: Option<String>,
-    /// The region to sign for; Ceph takes any.
-    pub region: String,
-    /// The keys.
-    pub credentials: Credentials,
-    /// Requests in flight at once.
-    pub requests: usize,
-    /// How long nothing may move before a request counts as hung.
-    pub idle_timeout: Duration,
-    /// How often a failed request is repeated.
-    pub retries: u32,
-}
-
-impl Connection {
-    /// A connection with the default limits: 64 requests in flight, 60 s idle, 8 retries.
-    #[must_use]
-    pub fn new(endpoint: Option<String>, credentials: Credentials) -> Self {
-        let Limits {
-            requests,
-            idle_timeout,
-            retries,
-        } = Limits::default();
-        let region = "us-east-1".to_owned();
-        Self {
-            endpoint,
-            region,
-            credentials,
-            requests,
-            idle_timeout,
-            retries,
-        }
-    }
-}
-
-/// An S3 service: what is not about one bucket. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    door: Door,
-    /// `https://host[:port][/path]` without a trailing `/`; none for AWS.
-    endpoint: Option<String>,
-    region: String,
-}
-
-impl Endpoint {
-    /// Makes the client; nothing is sent yet.
-    ///
-    /// # Errors
-    /// `Usage` for an endpoint that is no `http` or `https` URL.
-    pub fn connect(connection: &Connection) -> Result<Self> {
-        let endpoint = connection
-            .endpoint
-            .as_deref()
-            .map(check_endpoint)
-            .transpose()?;
-        let limits = Limits {
-            requests: connection.requests.max(1),
-            idle_timeout: connection.idle_timeout,
-            retries: connection.retries,
-        };
-        let region = connection.region.clone();
-        let door = Door::new(connection.credentials.clone(), region.clone(), &limits)?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                door,
-                endpoint,
-                region,
-            }),
-        })
-    }
-
-    /// The bucket called `name`; nothing is sent.
-    #[must_use]
-    pub fn bucket(&self, name: &str) -> Arc<S3Bucket> {
-        let base = self.shared.bucket_url(name);
-        Arc::new(S3Bucket {
-            shared: Arc::clone(&self.shared),
-            name: name.to_owned(),
-            base,
-        })
-    }
-
-    /// All buckets of the account.
-    ///
-    /// # Errors
-    /// As every request ([`Bucket`]).
-    pub async fn list_buckets(&self) -> Result<Vec<BucketInfo>> {
-        let url = format!("{}/", self.shared.service_url());
-        let shown = self.shared.service_url();
-        let request = Request::new(Method::GET, url, &shown);
-        let answer = self.shared.door.ask(&request).await?;
-        xml::parse_buckets(&answer).map_err(|e| {
-            Error::new(
-                ErrorKind::Protocol,
-                format!("cannot list buckets of {shown}"),
-                e,
-            )
-        })
-    }
-
-    /// Makes a bucket. One that is the account's own already is fine on Ceph.
-    ///
-    /// # Errors
-    /// `Denied` where the name is taken.
-    pub async fn create_bucket(&self, name: &str) -> Result<()> {
-        let bucket = self.bucket(name);
-        let shown = bucket.url();
-        let mut request = Request::new(Method::PUT, bucket.base.clone(), &shown);
-        if self.shared.endpoint.is_none() && self.shared.region != "us-east-1" {
-            let region = &self.shared.region;
-            let body = format!(
-                "<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint>\
-                 </CreateBucketConfiguration>"
-            );
-            request = request.payload(Payload::new(body.into()));
-        }
-        self.shared.door.send(&request).await.map(drop)
-    }
-
-    /// Deletes an empty bucket.
-    ///
-    /// # Errors
-    /// `Denied` where it is not empty.
-    pub async fn delete_bucket(&self, name: &str) -> Result<()> {
-        let bucket = self.bucket(name);
-        let shown = bucket.url();
-        let request = Request::new(Method::DELETE, bucket.base.clone(), &shown);
-        self.shared.door.send(&request).await.map(drop)
-    }
-
-    /// What went over the wire so far.
-    #[must_use]
-    pub fn traffic(&self) -> &Traffic {
-        self.shared.door.traffic()
-    }
-}
-
-fn check_endpoint(text: &str) -> Result<String> {
-    let bad = |cause: String| Error::new(ErrorKind::Usage, format!("bad endpoint `{text}`"), cause);
-    let url = url::Url::parse(text).map_err(|e| bad(format!("{e}; use https://HOST[:PORT]")))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(bad("use https://HOST[:PORT]".into()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        let cause = "no key or secret may stand in a URL";
-        return Err(Error::new(ErrorKind::Usage, "bad endpoint", cause));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(bad("it has a query; use https://HOST[:PORT]".into()));
-    }
-    Ok(url.as_str().trim_end_matches('/').to_owned())
-}
-
-impl Shared {
-    fn service_url(&self) -> String {
-        match &self.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => format!("https://s3.{}.amazonaws.com", self.region),
-        }
-    }
-
-    /// Path-style for an endpoint of one's own; virtual-hosted on AWS, unless dots in the name
-    /// would break its certificate.
-    fn bucket_url(&self, name: &str) -> String {
-        match &self.endpoint {
-            None if !name.contains('.') => {
-                format!("https://{name}.s3.{}.amazonaws.com", self.region)
-            }
-            _ => format!("{}/{name}", self.service_url()),
-        }
-    }
-}
-
-/// One bucket of an [`Endpoint`].
+/// One bucket of an [`Endpoint`](super::Endpoint).
 #[derive(Debug)]
 pub struct S3Bucket {
     shared: Arc<Shared>,
@@ -211,6 +29,15 @@ pub struct S3Bucket {
 }
 
 impl S3Bucket {
+    pub(super) fn new(shared: Arc<Shared>, name: String, base: String) -> Self {
+        Self { shared, name, base }
+    }
+
+    /// The bucket's own URL.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
     /// The object's URL. A key with a `.` or `..` segment has none: every URL library folds it.
     fn object_url(&self, key: &str) -> Result<String> {
         if key.split('/').any(|segment| matches!(segment, "." | "..")) {
@@ -237,11 +64,7 @@ impl S3Bucket {
     }
 
     fn protocol(&self, key: &str, cause: impl std::fmt::Display) -> Error {
-        Error::new(
-            ErrorKind::Protocol,
-            format!("odd answer about {}", self.shown(key)),
-            cause,
-        )
+        Error::new(ErrorKind::Protocol, format!("odd answer about {}", self.shown(key)), cause)
     }
 
     async fn list(&self, page: &PageRequest) -> Result<Page> {
@@ -309,10 +132,7 @@ impl S3Bucket {
                 Error::new(ErrorKind::Network, what.clone(), cause)
             })
         });
-        Ok(Content {
-            info,
-            body: body.boxed(),
-        })
+        Ok(Content { info, body: body.boxed() })
     }
 
     /// A request that carries content: the signed SHA-256 is checked by Ceph and AWS, the same as a
@@ -334,12 +154,8 @@ impl S3Bucket {
         add_metadata(&mut request.headers, metadata);
         let request = self.carrying(request, payload)?;
         let response = self.door().send(&request).await?;
-        let etag = response
-            .headers()
-            .get("etag")
-            .and_then(|value| value.to_str().ok());
-        etag.map(ETag::parse)
-            .ok_or_else(|| self.protocol(key, "the server gave no ETag"))
+        let etag = response.headers().get("etag").and_then(|value| value.to_str().ok());
+        etag.map(ETag::parse).ok_or_else(|| self.protocol(key, "the server gave no ETag"))
     }
 
     async fn create(&self, key: &str, metadata: &Metadata) -> Result<String> {
@@ -364,18 +180,9 @@ impl S3Bucket {
         let sha256 = Some(payload.sha256);
         let request = self.carrying(self.part_request(part, &shown)?, payload)?;
         let response = self.door().send(&request).await?;
-        let etag = response
-            .headers()
-            .get("etag")
-            .and_then(|value| value.to_str().ok());
-        let etag = etag
-            .ok_or_else(|| self.protocol(part.key, "a part got no ETag"))?
-            .to_owned();
-        Ok(PartTag {
-            number: part.number,
-            etag,
-            sha256,
-        })
+        let etag = response.headers().get("etag").and_then(|value| value.to_str().ok());
+        let etag = etag.ok_or_else(|| self.protocol(part.key, "a part got no ETag"))?.to_owned();
+        Ok(PartTag { number: part.number, etag, sha256 })
     }
 
     async fn copied_part(
@@ -391,11 +198,7 @@ impl S3Bucket {
         let answer = self.door().ask(&request).await?;
         let etag = xml::find(&answer, "ETag");
         let etag = etag.ok_or_else(|| self.protocol(part.key, "a copied part got no ETag"))?;
-        Ok(PartTag {
-            number: part.number,
-            etag,
-            sha256: None,
-        })
+        Ok(PartTag { number: part.number, etag, sha256: None })
     }
 
     async fn complete(&self, key: &str, upload: &str, parts: &[PartTag]) -> Result<()> {
@@ -421,10 +224,8 @@ impl S3Bucket {
         metadata: Option<&Metadata>,
     ) -> Result<()> {
         let shown = self.shown(key);
-        let mut request = from_source(
-            Request::new(Method::PUT, self.object_url(key)?, &shown),
-            source,
-        )?;
+        let mut request =
+            from_source(Request::new(Method::PUT, self.object_url(key)?, &shown), source)?;
         if let Some(metadata) = metadata {
             request = request.header("x-amz-metadata-directive", "REPLACE")?;
             add_metadata(&mut request.headers, metadata);
@@ -433,10 +234,8 @@ impl S3Bucket {
     }
 
     async fn delete_keys(&self, keys: &[String]) -> Result<Vec<(String, Error)>> {
-        let (plain, odd): (Vec<&str>, Vec<&str>) = keys
-            .iter()
-            .map(String::as_str)
-            .partition(|key| xml::is_expressible(key));
+        let (plain, odd): (Vec<&str>, Vec<&str>) =
+            keys.iter().map(String::as_str).partition(|key| xml::is_expressible(key));
         let mut failures = Vec::new();
         if !plain.is_empty() {
             failures = self.delete_batch(&plain).await?;
@@ -462,16 +261,9 @@ impl S3Bucket {
         let explain = |failure: xml::DeleteFailure| {
             let what = format!("cannot DELETE {}", self.shown(&failure.key));
             let cause = format!("{} {}", failure.told.code, failure.told.message);
-            (
-                failure.key,
-                Error::new(ErrorKind::Denied, what, printable(&cause)),
-            )
+            (failure.key, Error::new(ErrorKind::Denied, what, printable(&cause)))
         };
-        Ok(failures
-            .into_iter()
-            .filter(|f| f.told.code != "NoSuchKey")
-            .map(explain)
-            .collect())
+        Ok(failures.into_iter().filter(|f| f.told.code != "NoSuchKey").map(explain).collect())
     }
 
     async fn delete_one(&self, key: &str) -> Result<()> {
@@ -607,44 +399,14 @@ impl Bucket for S3Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn endpoint(url: &str) -> Result<Endpoint> {
-        Endpoint::connect(&Connection::new(Some(url.into()), Credentials::anonymous()))
-    }
-
-    #[test]
-    fn bad_endpoints_are_named_and_secrets_are_not() {
-        for url in ["s3.example.org", "ftp://x", "http://", "https://h/?x=1"] {
-            let error = endpoint(url).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Usage, "{url}");
-        }
-        let error = endpoint("https://AK:hush@host").unwrap_err();
-        assert!(!error.to_string().contains("hush"), "{error}");
-    }
+    use crate::bucket::{Connection, Credentials, Endpoint};
 
     #[test]
     fn keys_go_into_urls_byte_for_byte() {
-        let bucket = endpoint("http://127.0.0.1:1/").unwrap().bucket("b");
-        assert_eq!(
-            bucket.object_url("a//b c/é").unwrap(),
-            "http://127.0.0.1:1/b/a//b%20c/%C3%A9"
-        );
-        assert_eq!(
-            bucket.object_url("a/../b").unwrap_err().kind(),
-            ErrorKind::Refused
-        );
-    }
-
-    #[test]
-    fn aws_is_virtual_hosted_unless_dots_forbid_it() {
-        let aws = Endpoint::connect(&Connection::new(None, Credentials::anonymous())).unwrap();
-        assert_eq!(
-            aws.bucket("data").base,
-            "https://data.s3.us-east-1.amazonaws.com"
-        );
-        assert_eq!(
-            aws.bucket("my.data").base,
-            "https://s3.us-east-1.amazonaws.com/my.data"
-        );
+        let url = Some("http://127.0.0.1:1/".to_owned());
+        let connection = Connection::new(url, Credentials::anonymous());
+        let bucket = Endpoint::connect(&connection).unwrap().bucket("b");
+        assert_eq!(bucket.object_url("a//b c/é").unwrap(), "http://127.0.0.1:1/b/a//b%20c/%C3%A9");
+        assert_eq!(bucket.object_url("a/../b").unwrap_err().kind(), ErrorKind::Refused);
     }
 }

@@ -150,28 +150,13 @@ impl Partial {
 }
 
 fn push(page: &mut Page, partial: &mut Partial, failure: &mut Option<String>) {
-    let Partial {
-        key,
-        size,
-        etag,
-        modified,
-        storage_class,
-    } = std::mem::take(partial);
+    let Partial { key, size, etag, modified, storage_class } = std::mem::take(partial);
     let key = key.unwrap_or_default();
     let Some(size) = size else {
-        *failure = Some(format!(
-            "the listing gives no size of {}",
-            crate::key::printable(&key)
-        ));
+        *failure = Some(format!("the listing gives no size of {}", crate::key::printable(&key)));
         return;
     };
-    page.objects.push(Listed {
-        key,
-        size,
-        etag: ETag::parse(&etag),
-        modified,
-        storage_class,
-    });
+    page.objects.push(Listed { key, size, etag: ETag::parse(&etag), modified, storage_class });
 }
 
 fn decode_names(page: &mut Page) -> Result<(), String> {
@@ -220,10 +205,7 @@ pub(super) fn parse_buckets(xml: &[u8]) -> Result<Vec<BucketInfo>, String> {
         if !created.is_empty()
             && let Some(name) = name.take()
         {
-            buckets.push(BucketInfo {
-                name,
-                created: std::mem::take(&mut created),
-            });
+            buckets.push(BucketInfo { name, created: std::mem::take(&mut created) });
         }
     })
     .filter(|()| known)
@@ -342,19 +324,13 @@ mod tests {
         let keys: Vec<&str> = page.objects.iter().map(|o| o.key.as_str()).collect();
         assert_eq!(keys, ["a+b c", "\n\u{1}"]);
         assert!(matches!(page.objects[0].etag, ETag::Md5(_)));
-        assert_eq!(
-            (page.objects[0].size, page.prefixes),
-            (3, vec!["p/".to_owned()])
-        );
+        assert_eq!((page.objects[0].size, page.prefixes), (3, vec!["p/".to_owned()]));
         assert_eq!(page.next.as_deref(), Some("tok&en"));
     }
 
     #[test]
     fn what_is_no_listing_is_an_error() {
-        let cut = LISTING.replace(
-            "<NextContinuationToken>tok&amp;en</NextContinuationToken>",
-            "",
-        );
+        let cut = LISTING.replace("<NextContinuationToken>tok&amp;en</NextContinuationToken>", "");
         let sizeless = LISTING.replace("<Size>0</Size>", "");
         let open = &LISTING[..LISTING.len() - 8];
         for text in ["", "<html></html>", "not xml <", open, &cut, &sizeless] {
@@ -365,13 +341,7 @@ mod tests {
     #[test]
     fn errors_are_found_in_any_answer() {
         let told = parse_error(b"<Error><Code>NoSuchKey</Code><Message>a &lt; b</Message></Error>");
-        assert_eq!(
-            told,
-            Some(Told {
-                code: "NoSuchKey".into(),
-                message: "a < b".into()
-            })
-        );
+        assert_eq!(told, Some(Told { code: "NoSuchKey".into(), message: "a < b".into() }));
         assert_eq!(parse_error(LISTING.as_bytes()), None);
         assert_eq!(parse_error(b"\xff"), None);
     }
@@ -397,10 +367,7 @@ mod tests {
         let xml = b"<ListAllMyBucketsResult><Buckets><Bucket><Name>x</Name><CreationDate>2026</CreationDate></Bucket></Buckets></ListAllMyBucketsResult>";
         assert_eq!(
             parse_buckets(xml).unwrap(),
-            [BucketInfo {
-                name: "x".into(),
-                created: "2026".into()
-            }]
+            [BucketInfo { name: "x".into(), created: "2026".into() }]
         );
         let none =
             b"<ListAllMyBucketsResult><Owner><ID>1</ID></Owner><Buckets/></ListAllMyBucketsResult>";

@@ -24,11 +24,7 @@ pub(crate) async fn copy(
     // Ceph ignores the condition of a copy, so that we look before and after.
     let before = from.head(&source.key).await?;
     if before.etag != source.etag {
-        let what = format!(
-            "cannot copy {}/{}",
-            from.url(),
-            crate::key::printable(&source.key)
-        );
+        let what = format!("cannot copy {}/{}", from.url(), crate::key::printable(&source.key));
         let cause = "it is no longer the object that was listed";
         return Err(Error::new(ErrorKind::Precondition, what, cause));
     }
@@ -51,9 +47,7 @@ async fn copy_once(
 ) -> Result<()> {
     if before.size == 0 && key.ends_with('/') {
         // SeaweedFS can't copy the marker of a directory; there is nothing in it but its metadata.
-        bucket
-            .put(key, Payload::new(Bytes::new()), &before.metadata)
-            .await?;
+        bucket.put(key, Payload::new(Bytes::new()), &before.metadata).await?;
     } else if before.size <= WHOLE_COPY_BYTES {
         bucket.copy(source, key, None).await?;
     } else {
@@ -66,16 +60,8 @@ async fn copy_once(
     {
         return Ok(());
     }
-    let what = format!(
-        "cannot copy to {}/{}",
-        bucket.url(),
-        crate::key::printable(key)
-    );
-    Err(Error::new(
-        ErrorKind::Corrupt,
-        what,
-        "the copy is not what was copied",
-    ))
+    let what = format!("cannot copy to {}/{}", bucket.url(), crate::key::printable(key));
+    Err(Error::new(ErrorKind::Corrupt, what, "the copy is not what was copied"))
 }
 
 /// Copies an object in parts, with the metadata in `info` and the parts' size.
@@ -94,15 +80,7 @@ async fn copy_parts(
     let numbered = (1u32..).zip(ranges(info.size, part));
     let copied: Result<Vec<PartTag>> = stream::iter(numbered)
         .map(|(number, range)| {
-            bucket.copy_part(
-                PartRef {
-                    key,
-                    upload: &id,
-                    number,
-                },
-                source,
-                range,
-            )
+            bucket.copy_part(PartRef { key, upload: &id, number }, source, range)
         })
         .buffered(PARTS_IN_FLIGHT)
         .try_collect()

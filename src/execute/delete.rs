@@ -78,10 +78,7 @@ enum Look {
 }
 
 async fn look(bucket: &Arc<dyn Bucket>, prefix: &str, entry: &Entry) -> Result<Look> {
-    match bucket
-        .head(&format!("{prefix}{}", entry.key.as_str()))
-        .await
-    {
+    match bucket.head(&format!("{prefix}{}", entry.key.as_str())).await {
         Ok(info) if Some(&info.etag) == entry.etag() => Ok(Look::Same),
         Ok(_) => {
             let what = format!("cannot delete {}", entry.key);
@@ -107,10 +104,5 @@ pub(crate) async fn delete_local(tree: Arc<Tree>, entries: Vec<Entry>) -> Vec<Ou
 }
 
 fn outcome(entry: Entry, result: Result<()>) -> Outcome {
-    Outcome {
-        key: entry.key,
-        deed: Deed::Delete,
-        result: result.map(|()| 0),
-        unverified: false,
-    }
+    Outcome { key: entry.key, deed: Deed::Delete, result: result.map(|()| 0), unverified: false }
 }

@@ -58,11 +58,7 @@ impl Verify {
             },
             ETag::Md5(_) | ETag::Opaque(_) => Vec::new(),
         };
-        Self {
-            blake3: metadata.blake3(),
-            etag: etag.clone(),
-            part_sizes,
-        }
+        Self { blake3: metadata.blake3(), etag: etag.clone(), part_sizes }
     }
 
     /// The part sizes that the ETag may be made of.
@@ -109,11 +105,7 @@ fn agree(what: impl FnOnce() -> String, agrees: bool) -> Result<bool> {
     if agrees {
         return Ok(true);
     }
-    Err(Error::new(
-        ErrorKind::Corrupt,
-        what(),
-        "the bytes that arrived do not have its hash",
-    ))
+    Err(Error::new(ErrorKind::Corrupt, what(), "the bytes that arrived do not have its hash"))
 }
 
 /// Fetches one object up to the point where it can land.
@@ -124,13 +116,7 @@ pub(crate) async fn download(
     download: Download,
 ) -> Result<Landing, Box<Outcome>> {
     let Download { object_key, entry } = download;
-    let fetch = Fetch {
-        context,
-        bucket,
-        tree,
-        object_key: &object_key,
-        entry: &entry,
-    };
+    let fetch = Fetch { context, bucket, tree, object_key: &object_key, entry: &entry };
     let mut attempts = Attempts::default();
     let fetched = loop {
         match fetch.once().await {
@@ -139,22 +125,13 @@ pub(crate) async fn download(
         }
     };
     match fetched {
-        Ok((staged, verified)) => Ok(Landing {
-            staged,
-            entry,
-            unverified: !verified,
-        }),
+        Ok((staged, verified)) => Ok(Landing { staged, entry, unverified: !verified }),
         Err(error) => Err(Box::new(failed(entry.key, error))),
     }
 }
 
 fn failed(key: Key, error: Error) -> Outcome {
-    Outcome {
-        key,
-        deed: Deed::Download,
-        result: Err(error),
-        unverified: false,
-    }
+    Outcome { key, deed: Deed::Download, result: Err(error), unverified: false }
 }
 
 struct Fetch<'a> {
@@ -169,30 +146,18 @@ impl Fetch<'_> {
     /// The file that is ready to land, none for a directory; and whether it is proven.
     async fn once(&self) -> Result<(Option<Staged>, bool)> {
         let entry = self.entry;
-        self.context.observer.event(&Event::Started {
-            key: &entry.key,
-            bytes: entry.size,
-        });
+        self.context.observer.event(&Event::Started { key: &entry.key, bytes: entry.size });
         if entry.is_directory() {
             let (tree, key) = (Arc::clone(self.tree), entry.key.clone());
-            return blocking(move || tree.make_directory(&key))
-                .await
-                .map(|()| (None, true));
+            return blocking(move || tree.make_directory(&key)).await.map(|()| (None, true));
         }
-        let (staged, verified) = if entry.size <= RANGE_BYTES {
-            self.whole().await?
-        } else {
-            self.ranges().await?
-        };
+        let (staged, verified) =
+            if entry.size <= RANGE_BYTES { self.whole().await? } else { self.ranges().await? };
         Ok((Some(staged), verified))
     }
 
     fn what(&self) -> String {
-        format!(
-            "cannot fetch {}/{}",
-            self.bucket.url(),
-            crate::key::printable(self.object_key)
-        )
+        format!("cannot fetch {}/{}", self.bucket.url(), crate::key::printable(self.object_key))
     }
 
     fn etag(&self) -> Result<&ETag> {
@@ -202,10 +167,7 @@ impl Fetch<'_> {
     }
 
     fn moved(&self, bytes: u64) {
-        self.context.observer.event(&Event::Moved {
-            key: &self.entry.key,
-            bytes,
-        });
+        self.context.observer.event(&Event::Moved { key: &self.entry.key, bytes });
     }
 
     async fn whole(&self) -> Result<(Staged, bool)> {
@@ -225,10 +187,7 @@ impl Fetch<'_> {
     async fn collect(&self) -> Result<(ObjectInfo, Vec<Bytes>)> {
         let mut broken = 0;
         loop {
-            let mut content = self
-                .bucket
-                .get(self.object_key, None, Some(self.etag()?))
-                .await?;
+            let mut content = self.bucket.get(self.object_key, None, Some(self.etag()?)).await?;
             self.check_size(&content.info)?;
             let mut frames = Vec::new();
             let mut length = 0;
@@ -303,32 +262,18 @@ impl Fetch<'_> {
         info: &OnceLock<ObjectInfo>,
     ) -> Result<ChainingValue> {
         // What is gathered, what is being written, and a frame.
-        let _memory = self
-            .context
-            .budget
-            .take(2 * GATHER_BYTES as u64 + MIB)
-            .await;
-        let mut writer = Writer {
-            staged,
-            hasher: PartHasher::new(range.start),
-            position: range.start,
-        };
+        let _memory = self.context.budget.take(2 * GATHER_BYTES as u64 + MIB).await;
+        let mut writer =
+            Writer { staged, hasher: PartHasher::new(range.start), position: range.start };
         let mut broken = 0;
         while writer.position < range.end {
             let from = writer.position;
             let rest = Some(from..range.end);
-            let content = self
-                .bucket
-                .get(self.object_key, rest, Some(self.etag()?))
-                .await?;
+            let content = self.bucket.get(self.object_key, rest, Some(self.etag()?)).await?;
             self.check_size(&content.info)?;
             let _ = info.set(content.info);
             let ended = self.drain(content.body, &mut writer, range.end).await;
-            broken = if writer.position > from {
-                0
-            } else {
-                broken + 1
-            };
+            broken = if writer.position > from { 0 } else { broken + 1 };
             match ended {
                 Ok(()) if writer.position < range.end && broken > RESUMES => {
                     return Err(self.wrong_length());

@@ -21,10 +21,7 @@ pub(crate) enum Content {
     /// In a file.
     Local(PathBuf),
     /// In an object.
-    Remote {
-        bucket: Arc<dyn Bucket>,
-        object_key: String,
-    },
+    Remote { bucket: Arc<dyn Bucket>, object_key: String },
 }
 
 /// A pair whose contents must be compared.
@@ -45,12 +42,7 @@ impl Question {
         let Content::Remote { bucket, object_key } = content else {
             return None;
         };
-        let remote = Remote {
-            bucket,
-            object_key,
-            etag: other.etag()?,
-            listed: other,
-        };
+        let remote = Remote { bucket, object_key, etag: other.etag()?, listed: other };
         Some((Local::of(entry, path.clone()), remote))
     }
 }
@@ -65,18 +57,13 @@ pub(crate) async fn resolve(
     let md5s: Vec<Option<Local>> = questions.iter().map(local_md5).collect();
     let hashed = blocking(move || {
         let hash = |local: Option<Local>| local.map(|local| local.etags(&[]));
-        md5s.into_iter()
-            .map(hash)
-            .collect::<Vec<Option<Result<Hashes>>>>()
+        md5s.into_iter().map(hash).collect::<Vec<Option<Result<Hashes>>>>()
     })
     .await;
-    let answers = questions
-        .into_iter()
-        .zip(hashed)
-        .map(|(question, hashes)| async move {
-            let answer = answer(context, &question, hashes).await;
-            (question.pair, answer)
-        });
+    let answers = questions.into_iter().zip(hashed).map(|(question, hashes)| async move {
+        let answer = answer(context, &question, hashes).await;
+        (question.pair, answer)
+    });
     futures::future::join_all(answers).await
 }
 
@@ -135,12 +122,7 @@ struct Local {
 
 impl Local {
     fn of(entry: &Entry, path: PathBuf) -> Self {
-        Self {
-            path,
-            kind: entry.kind,
-            signature: entry.signature(),
-            size: entry.size,
-        }
+        Self { path, kind: entry.kind, signature: entry.signature(), size: entry.size }
     }
 
     fn open(&self) -> Result<Source> {
@@ -183,10 +165,7 @@ async fn by_head(context: &Context<'_>, local: &Local, remote: &Remote<'_>) -> R
         return Ok(Verdict::Different(Why::Content));
     };
     if let Some(expected) = info.metadata.blake3() {
-        return Ok(compare_blake3(
-            Some(local.blake3(context).await?),
-            Some(expected),
-        ));
+        return Ok(compare_blake3(Some(local.blake3(context).await?), Some(expected)));
     }
     let verify = Verify::new(info.size, remote.etag, &info.metadata);
     if verify.etag_hasher().is_none() {

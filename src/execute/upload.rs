@@ -31,9 +31,8 @@ pub(crate) async fn upload_batch(
     bucket: &Arc<dyn Bucket>,
     batch: Vec<Upload>,
 ) -> Vec<Outcome> {
-    let (small, large): (Vec<Upload>, Vec<Upload>) = batch
-        .into_iter()
-        .partition(|upload| upload.entry.size <= MULTIPART_THRESHOLD);
+    let (small, large): (Vec<Upload>, Vec<Upload>) =
+        batch.into_iter().partition(|upload| upload.entry.size <= MULTIPART_THRESHOLD);
     let mut outcomes = send_small(context, bucket, small).await;
     for upload in large {
         let result = send_large(context, bucket, &upload).await;
@@ -44,12 +43,7 @@ pub(crate) async fn upload_batch(
 
 fn outcome(entry: Entry, result: Result<()>) -> Outcome {
     let result = result.map(|()| entry.size);
-    Outcome {
-        key: entry.key,
-        deed: Deed::Upload,
-        result,
-        unverified: false,
-    }
+    Outcome { key: entry.key, deed: Deed::Upload, result, unverified: false }
 }
 
 /// What a blocking thread makes of a small file.
@@ -95,10 +89,7 @@ fn prepare(upload: &Upload) -> Result<Ready> {
         EntryKind::Directory { .. } => Vec::new(),
     };
     let metadata = Metadata::of_file(Blake3::of(&content), Some((signature.modified, mode)), None);
-    Ok(Ready {
-        payload: Payload::new(content.into()),
-        metadata,
-    })
+    Ok(Ready { payload: Payload::new(content.into()), metadata })
 }
 
 fn local(entry: &Entry) -> Result<(Signature, u32)> {
@@ -106,11 +97,7 @@ fn local(entry: &Entry) -> Result<(Signature, u32)> {
         Origin::Local { signature, mode } => Ok((*signature, *mode)),
         Origin::Remote { .. } => {
             let what = format!("cannot upload {}", entry.key);
-            Err(Error::new(
-                ErrorKind::Usage,
-                what,
-                "it is an object, not a file",
-            ))
+            Err(Error::new(ErrorKind::Usage, what, "it is an object, not a file"))
         }
     }
 }
@@ -123,9 +110,7 @@ async fn put(
 ) -> Result<()> {
     let (key, bytes) = (&upload.entry.key, upload.entry.size);
     context.observer.event(&Event::Started { key, bytes });
-    bucket
-        .put(&upload.object_key, ready.payload, &ready.metadata)
-        .await?;
+    bucket.put(&upload.object_key, ready.payload, &ready.metadata).await?;
     context.observer.event(&Event::Moved { key, bytes });
     Ok(())
 }
@@ -139,20 +124,13 @@ async fn send_large(
     let entry = &upload.entry;
     if entry.size > MAX_OBJECT_BYTES {
         let what = format!("cannot upload {}", upload.path.display());
-        return Err(Error::new(
-            ErrorKind::Refused,
-            what,
-            "it is larger than 5 TiB, S3's limit",
-        ));
+        return Err(Error::new(ErrorKind::Refused, what, "it is larger than 5 TiB, S3's limit"));
     }
     let (signature, mode) = local(entry)?;
     let path = upload.path.clone();
     let source = Arc::new(blocking(move || Source::open(&path, signature)).await?);
     let part = part_bytes(entry.size);
-    context.observer.event(&Event::Started {
-        key: &entry.key,
-        bytes: entry.size,
-    });
+    context.observer.event(&Event::Started { key: &entry.key, bytes: entry.size });
     let blake3 = hash_file(context, &source, entry.size).await?;
     let metadata = Metadata::of_file(blake3, Some((signature.modified, mode)), Some(part));
     let id = bucket.create_upload(&upload.object_key, &metadata).await?;
@@ -213,16 +191,9 @@ async fn send_parts(
             let bytes = range.end - range.start;
             let _memory = context.budget.take(bytes).await;
             let payload = read_part(context, source, range).await?;
-            let part = PartRef {
-                key: &upload.object_key,
-                upload: id,
-                number,
-            };
+            let part = PartRef { key: &upload.object_key, upload: id, number };
             let tag = bucket.put_part(part, payload).await?;
-            context.observer.event(&Event::Moved {
-                key: &upload.entry.key,
-                bytes,
-            });
+            context.observer.event(&Event::Moved { key: &upload.entry.key, bytes });
             Ok(tag)
         })
         .buffered(PARTS_IN_FLIGHT)
@@ -265,19 +236,12 @@ pub(super) async fn finish(
         Ok(()) | Err(_) => {}
     }
     let info = bucket.head(key).await?;
-    let md5s = parts
-        .iter()
-        .map(|part| md5_of(&part.etag))
-        .collect::<Option<Vec<Md5Bytes>>>();
+    let md5s = parts.iter().map(|part| md5_of(&part.etag)).collect::<Option<Vec<Md5Bytes>>>();
     let expected = md5s.map(|md5s| ETag::of_parts(&md5s));
     let other = expected
         .is_some_and(|expected| matches!(info.etag, ETag::Multipart(..)) && info.etag != expected);
     if info.size != size || other {
-        let what = format!(
-            "cannot upload {}/{}",
-            bucket.url(),
-            crate::key::printable(key)
-        );
+        let what = format!("cannot upload {}/{}", bucket.url(), crate::key::printable(key));
         let cause = "the object is not made of the parts that were sent";
         return Err(Error::new(ErrorKind::Corrupt, what, cause));
     }
@@ -312,15 +276,13 @@ pub(crate) async fn upload_stream(
         bucket.put(object_key, payload, &metadata).await?;
         return Ok(bytes);
     }
-    let id = bucket
-        .create_upload(object_key, &Metadata::default())
-        .await?;
+    let id = bucket.create_upload(object_key, &Metadata::default()).await?;
     context.upload_opened(bucket, object_key, &id);
     let sent = stream_parts(bucket, object_key, &id, first, input).await;
     let finished = match sent {
-        Ok((parts, blake3, size)) => finish(bucket, object_key, &id, &parts, size)
-            .await
-            .map(|()| (blake3, size)),
+        Ok((parts, blake3, size)) => {
+            finish(bucket, object_key, &id, &parts, size).await.map(|()| (blake3, size))
+        }
         Err(error) => Err(error),
     };
     if finished.is_err() {
@@ -352,11 +314,7 @@ async fn stream_parts(
     while !pending.is_empty() {
         if u64::from(number) > MAX_PARTS {
             let what = format!("cannot upload {key}");
-            return Err(Error::new(
-                ErrorKind::Refused,
-                what,
-                "the stream is longer than 5 TiB",
-            ));
+            return Err(Error::new(ErrorKind::Refused, what, "the stream is longer than 5 TiB"));
         }
         let wanted = usize::try_from(stream_part_bytes(number.into())).unwrap_or(usize::MAX);
         if pending.len() < wanted {
@@ -371,18 +329,7 @@ async fn stream_parts(
         })
         .await;
         hasher = back;
-        tags.push(
-            bucket
-                .put_part(
-                    PartRef {
-                        key,
-                        upload: id,
-                        number,
-                    },
-                    payload,
-                )
-                .await?,
-        );
+        tags.push(bucket.put_part(PartRef { key, upload: id, number }, payload).await?);
         pending = rest;
         if pending.is_empty() {
             pending = read_up_to(&mut input, 0, key).await?;
@@ -399,17 +346,9 @@ async fn read_up_to(
     key: &str,
 ) -> Result<Vec<u8>> {
     let mut content = Vec::new();
-    input
-        .take(limit + 1)
-        .read_to_end(&mut content)
-        .await
-        .map_err(|e| {
-            Error::new(
-                ErrorKind::Unreadable,
-                format!("cannot read the stream for {key}"),
-                e,
-            )
-        })?;
+    input.take(limit + 1).read_to_end(&mut content).await.map_err(|e| {
+        Error::new(ErrorKind::Unreadable, format!("cannot read the stream for {key}"), e)
+    })?;
     Ok(content)
 }
 

@@ -68,9 +68,5 @@ pub fn compare_etag(possible: &[ETag], actual: &ETag) -> Verdict {
         return Verdict::Same(SameBy::ETag);
     }
     let comparable = matches!(actual, ETag::Md5(_) | ETag::Multipart(..)) && !possible.is_empty();
-    Verdict::Different(if comparable {
-        Why::Content
-    } else {
-        Why::Unknown
-    })
+    Verdict::Different(if comparable { Why::Content } else { Why::Unknown })
 }

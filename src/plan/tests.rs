@@ -17,39 +17,15 @@ const RULES: Rules = Rules {
 };
 
 fn local(key: &str, (content, size): (u8, u64)) -> Entry {
-    let modified = Timestamp {
-        seconds: i64::from(content),
-        nanoseconds: 0,
-    };
-    let signature = Signature {
-        size,
-        modified,
-        changed: modified,
-        inode: 1,
-    };
-    let origin = Origin::Local {
-        signature,
-        mode: 0o100_644,
-    };
-    Entry {
-        key: Key::new(key),
-        kind: EntryKind::File,
-        size,
-        origin,
-    }
+    let modified = Timestamp { seconds: i64::from(content), nanoseconds: 0 };
+    let signature = Signature { size, modified, changed: modified, inode: 1 };
+    let origin = Origin::Local { signature, mode: 0o100_644 };
+    Entry { key: Key::new(key), kind: EntryKind::File, size, origin }
 }
 
 fn remote(key: &str, (content, size): (u8, u64)) -> Entry {
-    let origin = Origin::Remote {
-        etag: ETag::Md5(md5(&[content])),
-        modified: "".into(),
-    };
-    Entry {
-        key: Key::new(key),
-        kind: EntryKind::File,
-        size,
-        origin,
-    }
+    let origin = Origin::Remote { etag: ETag::Md5(md5(&[content])), modified: "".into() };
+    Entry { key: Key::new(key), kind: EntryKind::File, size, origin }
 }
 
 /// A scan of `tree` in order, in which the gaps hide what they cover, partly or wholly.
@@ -57,9 +33,8 @@ fn scan(tree: &Tree, gaps: &BTreeSet<String>, entry: fn(&str, (u8, u64)) -> Entr
     let mut items: BTreeMap<String, Scanned> = BTreeMap::new();
     for (key, value) in tree {
         // Every other key under an unread directory was seen before the reading failed.
-        let hidden = gaps
-            .iter()
-            .any(|gap| key.starts_with(gap) && (gap.len() + key.len()) % 2 == 0);
+        let hidden =
+            gaps.iter().any(|gap| key.starts_with(gap) && (gap.len() + key.len()) % 2 == 0);
         if !hidden && !gaps.contains(key) {
             items.insert(key.clone(), Scanned::Entry(entry(key, *value)));
         }
@@ -67,14 +42,8 @@ fn scan(tree: &Tree, gaps: &BTreeSet<String>, entry: fn(&str, (u8, u64)) -> Entr
     for gap in gaps {
         let cause = "unreadable".to_owned();
         let gap_item = match gap.is_empty() || gap.ends_with('/') {
-            true => Gap::Subtree {
-                prefix: gap.clone(),
-                cause,
-            },
-            false => Gap::Object {
-                key: Key::new(gap.clone()),
-                cause,
-            },
+            true => Gap::Subtree { prefix: gap.clone(), cause },
+            false => Gap::Object { key: Key::new(gap.clone()), cause },
         };
         items.insert(gap.clone(), Scanned::Gap(gap_item));
     }
@@ -217,53 +186,29 @@ fn one(source: Option<Scanned>, target: Option<Scanned>, rules: Rules) -> Vec<St
 
 #[test]
 fn keys_that_cannot_exist_at_the_target_are_refused() {
-    let paths = Rules {
-        names: Names::Paths,
-        ..RULES
-    };
+    let paths = Rules { names: Names::Paths, ..RULES };
     for (key, reason) in [
         ("../x", Refusal::DotSegment),
         ("a//b", Refusal::EmptySegment),
         ("dir/", Refusal::DirectoryWithContent),
     ] {
         let steps = one(Some(Scanned::Entry(remote(key, (1, 1)))), None, paths);
-        let refuse = Action::Refuse {
-            name: key.into(),
-            reason,
-        };
+        let refuse = Action::Refuse { name: key.into(), reason };
         assert_eq!(steps, [Step::Act(refuse)]);
     }
-    let long = Rules {
-        names: Names::Keys { prefix_bytes: 1000 },
-        ..RULES
-    };
-    let steps = one(
-        Some(Scanned::Entry(local(&"k".repeat(25), (1, 1)))),
-        None,
-        long,
-    );
+    let long = Rules { names: Names::Keys { prefix_bytes: 1000 }, ..RULES };
+    let steps = one(Some(Scanned::Entry(local(&"k".repeat(25), (1, 1)))), None, long);
     assert!(matches!(
         &steps[..],
-        [Step::Act(Action::Refuse {
-            reason: Refusal::KeyTooLong(1025),
-            ..
-        })]
+        [Step::Act(Action::Refuse { reason: Refusal::KeyTooLong(1025), .. })]
     ));
 }
 
 #[test]
 fn a_directory_goes_only_when_the_source_has_nothing_in_it() {
     let kind = EntryKind::Directory { empty: false };
-    let directory = || {
-        Scanned::Entry(Entry {
-            kind,
-            ..local("d/", (1, 0))
-        })
-    };
-    let rules = Rules {
-        names: Names::Paths,
-        ..RULES
-    };
+    let directory = || Scanned::Entry(Entry { kind, ..local("d/", (1, 0)) });
+    let rules = Rules { names: Names::Paths, ..RULES };
     let inside = Scanned::Entry(remote("d/f", (1, 1)));
     let mut steps = Vec::new();
     Plan::new(rules).step(None, Some(directory()), Some(&inside), &mut steps);
@@ -276,10 +221,7 @@ fn a_directory_goes_only_when_the_source_has_nothing_in_it() {
 fn a_full_directory_needs_no_marker_and_an_empty_one_does() {
     for (empty, count) in [(false, 0), (true, 1)] {
         let kind = EntryKind::Directory { empty };
-        let directory = Scanned::Entry(Entry {
-            kind,
-            ..local("d/", (1, 0))
-        });
+        let directory = Scanned::Entry(Entry { kind, ..local("d/", (1, 0)) });
         assert_eq!(one(Some(directory), None, RULES).len(), count);
     }
 }

@@ -40,16 +40,8 @@ pub fn scan_bucket(
     let mut lister = JoinSet::new();
     let what = format!("{}/{prefix}", bucket.url());
     lister.spawn(list(bucket, prefix.clone(), sender));
-    let listing = Listing {
-        pages,
-        _lister: lister,
-        last: None,
-        spool: None,
-        prefix,
-        what,
-        filter,
-        seen,
-    };
+    let listing =
+        Listing { pages, _lister: lister, last: None, spool: None, prefix, what, filter, seen };
     let batches = futures::stream::unfold(Some((listing, order)), async |state| {
         let (mut listing, order) = state?;
         match listing.next_batch(order).await {
@@ -62,10 +54,7 @@ pub fn scan_bucket(
 }
 
 async fn list(bucket: Arc<dyn Bucket>, prefix: String, sender: mpsc::Sender<Result<Page>>) {
-    let mut request = PageRequest {
-        prefix,
-        ..PageRequest::default()
-    };
+    let mut request = PageRequest { prefix, ..PageRequest::default() };
     loop {
         let page = bucket.list_page(&request).await;
         let next = page.as_ref().ok().and_then(|page| page.next.clone());
@@ -73,9 +62,7 @@ async fn list(bucket: Arc<dyn Bucket>, prefix: String, sender: mpsc::Sender<Resu
         if repeated {
             let what = format!("cannot list {}/{}", bucket.url(), request.prefix);
             let cause = "the server gave the same continuation token twice";
-            let _ = sender
-                .send(Err(Error::new(ErrorKind::Protocol, what, cause)))
-                .await;
+            let _ = sender.send(Err(Error::new(ErrorKind::Protocol, what, cause))).await;
             return;
         }
         if sender.send(page).await.is_err() || next.is_none() {
@@ -106,22 +93,14 @@ impl Listing {
             return Ok(None);
         };
         if self.is_ordered(&page.objects) {
-            self.last = page
-                .objects
-                .last()
-                .map(|object| object.key.clone())
-                .or(self.last.take());
+            self.last = page.objects.last().map(|object| object.key.clone()).or(self.last.take());
             return self.admit(page.objects).map(Some);
         }
         if self.last.is_none() {
             return self.next_sorted(page.objects).await;
         }
         let cause = "the server does not list in byte order";
-        Err(Error::new(
-            ErrorKind::Unordered,
-            format!("cannot merge {}", self.what),
-            cause,
-        ))
+        Err(Error::new(ErrorKind::Unordered, format!("cannot merge {}", self.what), cause))
     }
 
     fn is_ordered(&self, objects: &[Listed]) -> bool {
@@ -193,20 +172,8 @@ impl Listing {
 fn entry(name: &str, object: &Listed) -> Entry {
     let key = Key::new(name);
     let marker = key.is_directory() && object.size == 0;
-    let kind = if marker {
-        EntryKind::Directory { empty: true }
-    } else {
-        EntryKind::File
-    };
+    let kind = if marker { EntryKind::Directory { empty: true } } else { EntryKind::File };
     let modified = object.modified.as_str().into();
-    let origin = Origin::Remote {
-        etag: object.etag.clone(),
-        modified,
-    };
-    Entry {
-        key,
-        kind,
-        size: object.size,
-        origin,
-    }
+    let origin = Origin::Remote { etag: object.etag.clone(), modified };
+    Entry { key, kind, size: object.size, origin }
 }

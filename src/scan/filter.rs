@@ -62,20 +62,12 @@ impl FilterBuilder {
         }
         let set = set.build().map_err(|e| bad_pattern("all together", &e))?;
         let may_prune = excludes.iter().all(|exclude| *exclude);
-        Ok(Filter(Some(Arc::new(Rules {
-            set,
-            excludes,
-            may_prune,
-        }))))
+        Ok(Filter(Some(Arc::new(Rules { set, excludes, may_prune }))))
     }
 }
 
 fn bad_pattern(pattern: &str, error: &globset::Error) -> Error {
-    Error::new(
-        ErrorKind::Usage,
-        format!("bad pattern `{pattern}`"),
-        error.kind(),
-    )
+    Error::new(ErrorKind::Usage, format!("bad pattern `{pattern}`"), error.kind())
 }
 
 /// The globs of one pattern: the thing itself, and all that is below it.
@@ -90,11 +82,7 @@ fn globs(pattern: &str) -> Vec<String> {
         None => format!("**/{body}"),
     };
     let below = format!("{anchored}/**");
-    if directory_only {
-        vec![below]
-    } else {
-        vec![anchored, below]
-    }
+    if directory_only { vec![below] } else { vec![anchored, below] }
 }
 
 impl Filter {
@@ -146,11 +134,7 @@ mod tests {
             ("+", pattern) => builder.include(pattern),
             (_, pattern) => builder.exclude(pattern),
         };
-        rules
-            .iter()
-            .fold(FilterBuilder::default(), add)
-            .build()
-            .unwrap()
+        rules.iter().fold(FilterBuilder::default(), add).build().unwrap()
     }
 
     #[test]
@@ -182,10 +166,7 @@ mod tests {
         let filter = filter(&["-*", "+*.nc", "-bad.nc"]);
         assert!(filter.admits("run/a.nc") && !filter.admits("run/a.csv"));
         assert!(!filter.admits("run/bad.nc"));
-        assert!(
-            !filter.prunes("run/"),
-            "an include could bring back something inside"
-        );
+        assert!(!filter.prunes("run/"), "an include could bring back something inside");
     }
 
     #[test]

@@ -52,10 +52,7 @@ pub fn scan_local(root: PathBuf, filter: Filter, seen: Seen, may_be_missing: boo
     Scan::new(batches.boxed())
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it is used as a predicate on an owned error"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "it is used as a predicate on an owned error")]
 fn is_missing(error: std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::NotFound
 }
@@ -88,23 +85,11 @@ struct Pending {
 impl<'a> Walk<'a> {
     fn new(root: &'a Path, filter: Filter, seen: Seen, sender: Batches) -> Self {
         let stack = vec![String::new()];
-        Self {
-            root,
-            filter,
-            seen,
-            sender,
-            batch: Vec::new(),
-            pending: None,
-            stack,
-            last_gap: None,
-        }
+        Self { root, filter, seen, sender, batch: Vec::new(), pending: None, stack, last_gap: None }
     }
 
     fn run(mut self) {
-        let mut walk = WalkDir::new(self.root)
-            .min_depth(1)
-            .sort_by(bucket_order)
-            .into_iter();
+        let mut walk = WalkDir::new(self.root).min_depth(1).sort_by(bucket_order).into_iter();
         while let Some(item) = walk.next() {
             let step = match item {
                 Ok(found) => self.visit(&found, &mut walk),
@@ -159,11 +144,7 @@ impl<'a> Walk<'a> {
         self.stack.push(name.clone());
         match look_at(Key::new(name), found) {
             Scanned::Entry(entry) => {
-                self.pending = Some(Pending {
-                    entry,
-                    depth: found.depth(),
-                    admitted,
-                });
+                self.pending = Some(Pending { entry, depth: found.depth(), admitted });
                 Ok(())
             }
             other @ (Scanned::Gap(_) | Scanned::Unnamed { .. }) => self.push(other),
@@ -173,9 +154,7 @@ impl<'a> Walk<'a> {
     /// What could not be read makes a gap of the directory that it is in, which was entered just
     /// before: walkdir gives a directory's errors ahead of its entries.
     fn fail(&mut self, error: &walkdir::Error) -> Result<(), Gone> {
-        let cause = error
-            .io_error()
-            .map_or_else(|| error.to_string(), ToString::to_string);
+        let cause = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
         if error.depth() == 0 {
             let what = format!("cannot read {}", self.root.display());
             let error = Error::new(ErrorKind::Setup, what, cause);
@@ -195,20 +174,13 @@ impl<'a> Walk<'a> {
     fn directory_of(&self, error: &walkdir::Error) -> String {
         let innermost = self.stack.last().cloned().unwrap_or_default();
         let Some(path) = error.path() else {
-            return self
-                .stack
-                .get(error.depth() - 1)
-                .cloned()
-                .unwrap_or(innermost);
+            return self.stack.get(error.depth() - 1).cloned().unwrap_or(innermost);
         };
         let own = self.root.join(innermost.trim_end_matches('/'));
         if path == own {
             return innermost;
         }
-        self.stack
-            .get(error.depth().saturating_sub(1))
-            .cloned()
-            .unwrap_or(innermost)
+        self.stack.get(error.depth().saturating_sub(1)).cloned().unwrap_or(innermost)
     }
 
     /// Emits the pending directory, now that the next item's depth is known.
@@ -252,33 +224,18 @@ fn look_at(key: Key, found: &DirEntry) -> Scanned {
         EntryKind::Directory { empty: false }
     } else {
         let special = Refusal::Special(special_name(file_type));
-        return Scanned::Gap(Gap::Object {
-            key,
-            cause: special.to_string(),
-        });
+        return Scanned::Gap(Gap::Object { key, cause: special.to_string() });
     };
     match rustix::fs::lstat(found.path()) {
         Ok(stat) => {
             let (signature, mode) = signature_of(&stat);
-            let size = if file_type.is_dir() {
-                0
-            } else {
-                signature.size
-            };
-            Scanned::Entry(Entry {
-                key,
-                kind,
-                size,
-                origin: Origin::Local { signature, mode },
-            })
+            let size = if file_type.is_dir() { 0 } else { signature.size };
+            Scanned::Entry(Entry { key, kind, size, origin: Origin::Local { signature, mode } })
         }
         Err(error) => {
             let cause = std::io::Error::from(error).to_string();
             if key.is_directory() {
-                return Scanned::Gap(Gap::Subtree {
-                    prefix: key.as_str().to_owned(),
-                    cause,
-                });
+                return Scanned::Gap(Gap::Subtree { prefix: key.as_str().to_owned(), cause });
             }
             Scanned::Gap(Gap::Object { key, cause })
         }
@@ -329,9 +286,7 @@ mod tests {
     }
 
     fn scan(root: &Path, filter: Filter) -> Vec<Scanned> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let mut scan = scan_local(root.to_owned(), filter, Seen::default(), false);
             let mut all = Vec::new();
@@ -343,23 +298,12 @@ mod tests {
     }
 
     fn names(items: &[Scanned]) -> Vec<String> {
-        items
-            .iter()
-            .filter_map(|item| item.position().map(str::to_owned))
-            .collect()
+        items.iter().filter_map(|item| item.position().map(str::to_owned)).collect()
     }
 
     #[test]
     fn files_come_in_bucket_order() {
-        let root = tree(&[
-            "foo/x",
-            "foo.txt",
-            "foo-bar",
-            "foo!",
-            "foo0",
-            "foo/a-b/c",
-            "foo/a/c",
-        ]);
+        let root = tree(&["foo/x", "foo.txt", "foo-bar", "foo!", "foo0", "foo/a-b/c", "foo/a/c"]);
         let found = names(&scan(root.path(), Filter::default()));
         let mut sorted = found.clone();
         sorted.sort();
@@ -388,9 +332,7 @@ mod tests {
             .iter()
             .filter_map(|item| match item {
                 Scanned::Entry(Entry {
-                    key,
-                    kind: EntryKind::Directory { empty: true },
-                    ..
+                    key, kind: EntryKind::Directory { empty: true }, ..
                 }) => Some(key.to_string()),
                 _ => None,
             })
@@ -413,13 +355,11 @@ mod tests {
         .unwrap();
         let items = scan(root.path(), Filter::default());
         assert_eq!(names(&items), ["a", "c", "fifo"]);
-        assert!(items.iter().any(|item| matches!(
-            item,
-            Scanned::Unnamed {
-                reason: Refusal::NotUtf8,
-                ..
-            }
-        )));
+        assert!(
+            items
+                .iter()
+                .any(|item| matches!(item, Scanned::Unnamed { reason: Refusal::NotUtf8, .. }))
+        );
         assert!(
             matches!(&items[3], Scanned::Gap(Gap::Object { cause, .. }) if cause.contains("FIFO"))
         );
@@ -427,26 +367,15 @@ mod tests {
 
     #[test]
     fn temporary_files_and_excluded_ones_are_left_out() {
-        let root = tree(&[
-            "a.log",
-            "b.txt",
-            "cache/x",
-            &crate::key::temporary_name("b.txt"),
-        ]);
-        let filter = FilterBuilder::default()
-            .exclude("*.log")
-            .exclude("cache")
-            .build()
-            .unwrap();
+        let root = tree(&["a.log", "b.txt", "cache/x", &crate::key::temporary_name("b.txt")]);
+        let filter = FilterBuilder::default().exclude("*.log").exclude("cache").build().unwrap();
         assert_eq!(names(&scan(root.path(), filter)), ["b.txt"]);
     }
 
     #[test]
     fn a_missing_root_is_an_error_or_empty_as_asked() {
         let missing = PathBuf::from("/nonexistent/haul");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let mut scan = scan_local(missing.clone(), Filter::default(), Seen::default(), false);
             assert_eq!(scan.fill().await.unwrap_err().kind(), ErrorKind::Setup);

@@ -39,10 +39,7 @@ impl Spool {
         // An empty name is a private temporary database that SQLite deletes on close.
         let connection = Connection::open("").map_err(failed)?;
         connection.execute_batch(SCHEMA).map_err(failed)?;
-        Ok(Self {
-            connection,
-            count: 0,
-        })
+        Ok(Self { connection, count: 0 })
     }
 
     /// How many entries were put.
@@ -74,9 +71,8 @@ impl Spool {
             Origin::Remote { etag, modified } => {
                 let none = None::<i64>;
                 let etag = etag.to_string();
-                insert.execute(params![
-                    key, size, etag, modified, none, none, none, none, none, none
-                ])
+                insert
+                    .execute(params![key, size, etag, modified, none, none, none, none, none, none])
             }
             Origin::Local { signature, mode } => insert.execute(params![
                 key,
@@ -102,10 +98,7 @@ impl Spool {
     /// `Setup`, where the disk is broken.
     pub fn batch_after(&self, after: Option<&Key>) -> Result<Vec<Entry>> {
         let after = after.map_or(&[][..], |key| key.as_str().as_bytes());
-        self.batch(
-            "SELECT * FROM entry WHERE key > ?1 ORDER BY key LIMIT ?2",
-            after,
-        )
+        self.batch("SELECT * FROM entry WHERE key > ?1 ORDER BY key LIMIT ?2", after)
     }
 
     /// As [`Spool::batch_after`], from the last key back to the first.
@@ -115,18 +108,13 @@ impl Spool {
     pub fn batch_before(&self, before: Option<&Key>) -> Result<Vec<Entry>> {
         // No UTF-8 text has this byte.
         let before = before.map_or(&[0xff][..], |key| key.as_str().as_bytes());
-        self.batch(
-            "SELECT * FROM entry WHERE key < ?1 ORDER BY key DESC LIMIT ?2",
-            before,
-        )
+        self.batch("SELECT * FROM entry WHERE key < ?1 ORDER BY key DESC LIMIT ?2", before)
     }
 
     fn batch(&self, query: &str, bound: &[u8]) -> Result<Vec<Entry>> {
         let mut select = self.connection.prepare_cached(query).map_err(failed)?;
         let limit = i64::try_from(BATCH_ITEMS).unwrap_or(i64::MAX);
-        let rows = select
-            .query_map(params![bound, limit], read_entry)
-            .map_err(failed)?;
+        let rows = select.query_map(params![bound, limit], read_entry).map_err(failed)?;
         rows.collect::<Result<_, _>>().map_err(failed)
     }
 }
@@ -136,47 +124,26 @@ fn read_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let key = Key::new(String::from_utf8(key).unwrap_or_default());
     let size = row.get::<_, i64>(1)?.cast_unsigned();
     let empty = true;
-    let directory = if key.is_directory() {
-        EntryKind::Directory { empty }
-    } else {
-        EntryKind::File
-    };
-    let kind = if size == 0 {
-        directory
-    } else {
-        EntryKind::File
-    };
+    let directory =
+        if key.is_directory() { EntryKind::Directory { empty } } else { EntryKind::File };
+    let kind = if size == 0 { directory } else { EntryKind::File };
     let etag: Option<String> = row.get(2)?;
     let origin = match etag {
         Some(etag) => {
             let modified: String = row.get(3)?;
-            Origin::Remote {
-                etag: ETag::parse(&etag),
-                modified: modified.into(),
-            }
+            Origin::Remote { etag: ETag::parse(&etag), modified: modified.into() }
         }
         None => Origin::Local {
             mode: row.get(4)?,
             signature: Signature {
                 size,
-                modified: Timestamp {
-                    seconds: row.get(5)?,
-                    nanoseconds: row.get(6)?,
-                },
-                changed: Timestamp {
-                    seconds: row.get(7)?,
-                    nanoseconds: row.get(8)?,
-                },
+                modified: Timestamp { seconds: row.get(5)?, nanoseconds: row.get(6)? },
+                changed: Timestamp { seconds: row.get(7)?, nanoseconds: row.get(8)? },
                 inode: row.get::<_, i64>(9)?.cast_unsigned(),
             },
         },
     };
-    Ok(Entry {
-        key,
-        kind,
-        size,
-        origin,
-    })
+    Ok(Entry { key, kind, size, origin })
 }
 
 fn failed(error: rusqlite::Error) -> Error {
@@ -189,16 +156,8 @@ mod tests {
     use super::*;
 
     fn remote(key: &str) -> Entry {
-        let origin = Origin::Remote {
-            etag: ETag::parse("abc"),
-            modified: "2026".into(),
-        };
-        Entry {
-            key: Key::new(key),
-            kind: EntryKind::File,
-            size: 1,
-            origin,
-        }
+        let origin = Origin::Remote { etag: ETag::parse("abc"), modified: "2026".into() };
+        Entry { key: Key::new(key), kind: EntryKind::File, size: 1, origin }
     }
 
     #[test]
@@ -211,10 +170,7 @@ mod tests {
         let keys: Vec<&str> = all.iter().map(|e| e.key.as_str()).collect();
         assert_eq!(keys, ["p/a", "p/a-1", "p/a.txt", "p/a/b", "é"]);
         assert_eq!(all[0], remote("p/a"));
-        assert_eq!(
-            spool.batch_after(Some(&Key::new("p/a/b"))).unwrap().len(),
-            1
-        );
+        assert_eq!(spool.batch_after(Some(&Key::new("p/a/b"))).unwrap().len(), 1);
     }
 
     #[test]
@@ -222,34 +178,17 @@ mod tests {
         let mut spool = Spool::new().unwrap();
         let signature = Signature {
             size: 0,
-            modified: Timestamp {
-                seconds: -1,
-                nanoseconds: 5,
-            },
-            changed: Timestamp {
-                seconds: 2,
-                nanoseconds: 6,
-            },
+            modified: Timestamp { seconds: -1, nanoseconds: 5 },
+            changed: Timestamp { seconds: 2, nanoseconds: 6 },
             inode: u64::MAX,
         };
-        let origin = Origin::Local {
-            signature,
-            mode: 0o40755,
-        };
+        let origin = Origin::Local { signature, mode: 0o40755 };
         let kind = EntryKind::Directory { empty: true };
-        let directory = Entry {
-            key: Key::new("d/"),
-            kind,
-            size: 0,
-            origin,
-        };
+        let directory = Entry { key: Key::new("d/"), kind, size: 0, origin };
         spool.put(&remote("a")).unwrap();
         spool.put(&directory).unwrap();
         assert_eq!(spool.batch_before(None).unwrap(), [directory, remote("a")]);
-        assert_eq!(
-            spool.batch_before(Some(&Key::new("d/"))).unwrap(),
-            [remote("a")]
-        );
+        assert_eq!(spool.batch_before(Some(&Key::new("d/"))).unwrap(), [remote("a")]);
         assert_eq!(spool.batch_before(Some(&Key::new("a"))).unwrap(), []);
     }
 }

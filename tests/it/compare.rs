@@ -98,8 +98,7 @@ fn objects_of_another_client_are_adopted(server: &Server) {
     let up = site.directory("up");
     for name in ["a", "b/c", "empty"] {
         tree::file(&up, name, if name == "empty" { "" } else { name });
-        site.bucket
-            .put_file(name, site.at(&format!("up/{name}")).as_ref());
+        site.bucket.put_file(name, site.at(&format!("up/{name}")).as_ref());
     }
     site.assert_sync_is_idle(&up, &site.url(""));
     site.assert_sync_is_idle(&site.url(""), &up);
@@ -116,8 +115,7 @@ fn multipart_object_of_another_client_compares_right(server: &Server) {
     assert_eq!(site.bucket.hash("large"), tree::hash(path.as_ref()));
     site.assert_sync_is_idle(&up, &site.url(""));
     tree::generated(site.at("other"), "large", 20 << 20, 5);
-    site.bucket
-        .put_multipart("large", site.at("other/large").as_ref(), 8 << 20);
+    site.bucket.put_multipart("large", site.at("other/large").as_ref(), 8 << 20);
     site.haul(&["sync", &up, &site.url("")]).done();
     assert_eq!(site.bucket.hash("large"), tree::hash(path.as_ref()));
 }
@@ -129,8 +127,7 @@ fn size_only_looks_no_further(server: &Server) {
     tree::file(&up, "other-size", "longer");
     site.bucket.put("same-size", b"them");
     site.bucket.put("other-size", b"short");
-    site.haul(&["sync", &up, &site.url(""), "--size-only"])
-        .done();
+    site.haul(&["sync", &up, &site.url(""), "--size-only"]).done();
     assert_eq!(site.bucket.get("same-size"), b"them");
     assert_eq!(site.bucket.get("other-size"), b"longer");
 }
@@ -151,19 +148,11 @@ fn checksum_reads_again_and_sends_nothing_that_is_same(server: &Server) {
 fn excluded_names_are_not_sent(server: &Server) {
     let site = Site::new(server);
     let up = site.directory("up");
-    for name in [
-        "a.txt",
-        "a.tmp",
-        "d/b.tmp",
-        "cache/x",
-        "d/cache/y",
-        "keep/cache.txt",
-    ] {
+    for name in ["a.txt", "a.tmp", "d/b.tmp", "cache/x", "d/cache/y", "keep/cache.txt"] {
         tree::file(&up, name, name);
     }
     let filters = ["--exclude", "*.tmp", "--exclude", "cache"];
-    site.haul_with(&["sync", &up, &site.url("")], &filters)
-        .done();
+    site.haul_with(&["sync", &up, &site.url("")], &filters).done();
     site.bucket.assert_keys(&["a.txt", "keep/cache.txt"]);
 }
 
@@ -174,8 +163,7 @@ fn last_matching_filter_wins(server: &Server) {
         tree::file(&up, name, name);
     }
     let sync = |filters: &[&str]| {
-        site.haul(&[&["sync", &up, &site.url("")], filters].concat())
-            .done();
+        site.haul(&[&["sync", &up, &site.url("")], filters].concat()).done();
     };
     sync(&["--exclude", "*", "--include", "a.log"]);
     site.bucket.assert_keys(&["a.log"]);
@@ -196,9 +184,7 @@ fn check_tells_same_from_different(server: &Server) {
     site.haul(&["check", &up, &url]).exits(&[1]).names("a");
     tree::file(&up, "d/missing", "missing");
     site.proxy.reset();
-    site.haul(&["check", &up, &url])
-        .exits(&[1])
-        .names("d/missing");
+    site.haul(&["check", &up, &url]).exits(&[1]).names("d/missing");
     site.haul(&["check", &url, &up]).exits(&[1]).names("a");
     site.proxy.assert_no_transfers();
     site.bucket.assert_keys(&["a", "d/b"]);

@@ -14,31 +14,15 @@ on_both_servers! {
 #[track_caller]
 fn assert_nothing_came_through(site: &Site) {
     let passed = site.proxy.passed();
-    assert_eq!(
-        site.proxy.count(Kind::Get),
-        0,
-        "objects were read: {passed:#?}"
-    );
-    let writes = passed
-        .iter()
-        .filter(|passed| matches!(passed.kind, Kind::Put | Kind::Part));
-    assert_eq!(
-        writes.map(|passed| passed.body_bytes).sum::<u64>(),
-        0,
-        "{passed:#?}"
-    );
+    assert_eq!(site.proxy.count(Kind::Get), 0, "objects were read: {passed:#?}");
+    let writes = passed.iter().filter(|passed| matches!(passed.kind, Kind::Put | Kind::Part));
+    assert_eq!(writes.map(|passed| passed.body_bytes).sum::<u64>(), 0, "{passed:#?}");
 }
 
 /// A tree with each kind of leaf and names that have to be encoded in a copy's source header.
 fn source_tree(site: &Site) -> String {
     let up = site.directory("up");
-    for name in [
-        "a",
-        "d/b",
-        "d/with space +%41#?",
-        "\u{e9}t\u{e9} \u{1f600}",
-        "zero",
-    ] {
+    for name in ["a", "d/b", "d/with space +%41#?", "\u{e9}t\u{e9} \u{1f600}", "zero"] {
         tree::file(&up, name, if name == "zero" { "" } else { name });
     }
     tree::link(&up, "link", "d/b");
@@ -53,22 +37,13 @@ fn bucket_to_bucket_copies_on_the_server(server: &Server) {
     let other = site.another_bucket();
     let target = format!("s3://{}", other.name);
     site.proxy.reset();
-    let outcome = site
-        .haul(&["sync", &site.url(""), &target, "--json"])
-        .done();
+    let outcome = site.haul(&["sync", &site.url(""), &target, "--json"]).done();
     assert_nothing_came_through(&site);
-    assert_eq!(
-        outcome.summary("copied") + outcome.summary("transferred"),
-        7
-    );
+    assert_eq!(outcome.summary("copied") + outcome.summary("transferred"), 7);
     assert_eq!(other.keys(), site.bucket.keys());
     for key in site.bucket.keys() {
         let (from, to) = (site.bucket.head(&key).unwrap(), other.head(&key).unwrap());
-        assert_eq!(
-            (from.size, &from.metadata),
-            (to.size, &to.metadata),
-            "{key:?}"
-        );
+        assert_eq!((from.size, &from.metadata), (to.size, &to.metadata), "{key:?}");
         assert_eq!(site.bucket.get(&key), other.get(&key), "{key:?}");
     }
     site.assert_sync_is_idle(&site.url(""), &target);
@@ -83,11 +58,9 @@ fn large_objects_are_copied_on_the_server(server: &Server) {
     site.haul(&["sync", &up, &site.url("from")]).done();
     tree::generated(&up, "by-another", 20 << 20, 2);
     let by_another = site.at("up/by-another");
-    site.bucket
-        .put_multipart("from/by-another", by_another.as_ref(), 8 << 20);
+    site.bucket.put_multipart("from/by-another", by_another.as_ref(), 8 << 20);
     site.proxy.reset();
-    site.haul(&["sync", &site.url("from"), &site.url("to")])
-        .done();
+    site.haul(&["sync", &site.url("from"), &site.url("to")]).done();
     assert_nothing_came_through(&site);
     for name in ["by-haul", "by-another"] {
         let hash = tree::hash(site.at(&format!("up/{name}")).as_ref());
@@ -109,12 +82,9 @@ fn prefix_to_prefix_of_one_bucket_is_copied(server: &Server) {
     for key in ["run1/a", "run1/b/c", "run10/x", "copy/old"] {
         site.bucket.put(key, key.as_bytes());
     }
-    site.haul(&["sync", &site.url("run1"), &site.url("copy")])
-        .done();
+    site.haul(&["sync", &site.url("run1"), &site.url("copy")]).done();
     assert_nothing_came_through(&site);
-    site.bucket.assert_keys(&[
-        "copy/a", "copy/b/c", "copy/old", "run1/a", "run1/b/c", "run10/x",
-    ]);
+    site.bucket.assert_keys(&["copy/a", "copy/b/c", "copy/old", "run1/a", "run1/b/c", "run10/x"]);
     assert_eq!(site.bucket.get("copy/b/c"), b"run1/b/c");
 }
 
@@ -125,8 +95,7 @@ fn bucket_to_bucket_deletes_extras_when_told(server: &Server) {
     let target = format!("s3://{}", other.name);
     other.put("d/extra", b"extra");
     other.put("a", b"differs");
-    site.haul(&["sync", &site.url(""), &target, "--delete"])
-        .done();
+    site.haul(&["sync", &site.url(""), &target, "--delete"]).done();
     assert_eq!(other.keys(), site.bucket.keys());
     assert_eq!(other.get("a"), b"a");
 }
@@ -136,7 +105,6 @@ fn empty_source_bucket_is_refused(server: &Server) {
     let other = site.another_bucket();
     other.put("precious", b"precious");
     let target = format!("s3://{}", other.name);
-    site.haul(&["sync", &site.url(""), &target, "--delete"])
-        .exits(&[4]);
+    site.haul(&["sync", &site.url(""), &target, "--delete"]).exits(&[4]);
     assert_eq!(other.get("precious"), b"precious");
 }

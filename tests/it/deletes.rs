@@ -61,27 +61,17 @@ fn extras_are_deleted_in_both_directions(server: &Server) {
     site.haul(&["sync", &site.url(""), &down]).done();
     remove(&up, "b");
     fs::remove_dir_all(format!("{up}/c/d")).unwrap();
-    let outcome = site
-        .haul(&["sync", &up, &site.url(""), "--delete", "--json"])
-        .done();
+    let outcome = site.haul(&["sync", &up, &site.url(""), "--delete", "--json"]).done();
     assert_eq!(outcome.summary("deleted"), 2);
     site.bucket.assert_keys(&["a", "c/f"]);
-    site.haul(&["sync", &site.url(""), &down, "--delete"])
-        .done();
+    site.haul(&["sync", &site.url(""), &down, "--delete"]).done();
     tree::assert_same(&up, &down);
     site.assert_sync_is_idle(&site.url(""), &down);
 }
 
 fn unreadable_directory_spares_its_keys(server: &Server) {
     let site = Site::new(server);
-    let names = [
-        "gone",
-        "keep",
-        "locked!",
-        "locked/a",
-        "locked/b/c",
-        "locked0",
-    ];
+    let names = ["gone", "keep", "locked!", "locked/a", "locked/b/c", "locked0"];
     let up = mirrored(&site, &names);
     remove(&up, "gone");
     remove(&up, "locked!");
@@ -90,8 +80,7 @@ fn unreadable_directory_spares_its_keys(server: &Server) {
     let outcome = site.haul_unprivileged(&args);
     tree::chmod(format!("{up}/locked"), 0o755);
     let outcome = outcome.exits(&[3]).names("locked");
-    site.bucket
-        .assert_keys(&["keep", "locked/a", "locked/b/c", "locked0"]);
+    site.bucket.assert_keys(&["keep", "locked/a", "locked/b/c", "locked0"]);
     assert_eq!(outcome.summary("spared"), 2);
     assert_eq!(outcome.summary("deleted"), 2);
 }
@@ -130,8 +119,7 @@ fn unreadable_target_file_is_replaced(server: &Server) {
     let down = site.directory("down");
     tree::file(&down, "f", "wrong");
     tree::chmod(format!("{down}/f"), 0o000);
-    site.haul_unprivileged(&["sync", &site.url(""), &down])
-        .done();
+    site.haul_unprivileged(&["sync", &site.url(""), &down]).done();
     assert_eq!(fs::read(format!("{down}/f")).unwrap(), b"right");
 }
 
@@ -150,12 +138,10 @@ fn empty_source_directory_is_refused(server: &Server) {
     let up = mirrored(&site, &["a", "b/c"]);
     fs::remove_dir_all(&up).unwrap();
     site.directory("up");
-    site.haul(&["sync", &up, &site.url(""), "--delete"])
-        .exits(&[4]);
+    site.haul(&["sync", &up, &site.url(""), "--delete"]).exits(&[4]);
     site.bucket.assert_keys(&["a", "b/c"]);
     assert_eq!(site.proxy.count(Kind::Delete), 0);
-    site.haul(&["sync", &up, &site.url(""), "--delete", "--force-empty"])
-        .done();
+    site.haul(&["sync", &up, &site.url(""), "--delete", "--force-empty"]).done();
     site.bucket.assert_keys(&[]);
 }
 
@@ -164,11 +150,9 @@ fn empty_source_prefix_is_refused(server: &Server) {
     site.bucket.put("run1/a", b"a");
     let down = site.directory("down");
     tree::file(&down, "precious", "precious");
-    site.haul(&["sync", &site.url("run"), &down, "--delete"])
-        .exits(&[4]);
+    site.haul(&["sync", &site.url("run"), &down, "--delete"]).exits(&[4]);
     assert_eq!(fs::read(site.at("down/precious")).unwrap(), b"precious");
-    site.haul(&["sync", &site.url("run"), &down, "--delete", "--force-empty"])
-        .done();
+    site.haul(&["sync", &site.url("run"), &down, "--delete", "--force-empty"]).done();
     assert!(!fs::exists(site.at("down/precious")).unwrap());
 }
 
@@ -177,9 +161,7 @@ fn missing_source_directory_deletes_nothing(server: &Server) {
     let up = mirrored(&site, &["a", "b"]);
     fs::remove_dir_all(&up).unwrap();
     for flags in [&["--delete"][..], &["--delete", "--force-empty"], &[]] {
-        site.haul_with(&["sync", &up, &site.url("")], flags)
-            .fails()
-            .names("up");
+        site.haul_with(&["sync", &up, &site.url("")], flags).fails().names("up");
         site.bucket.assert_keys(&["a", "b"]);
     }
 }
@@ -190,16 +172,7 @@ fn max_delete_is_checked_before_the_first_delete(server: &Server) {
     for name in ["a", "b", "c"] {
         remove(&up, name);
     }
-    let sync = |limit| {
-        site.haul(&[
-            "sync",
-            &up,
-            &site.url(""),
-            "--delete",
-            "--max-delete",
-            limit,
-        ])
-    };
+    let sync = |limit| site.haul(&["sync", &up, &site.url(""), "--delete", "--max-delete", limit]);
     sync("2").exits(&[4]);
     site.bucket.assert_keys(&["a", "b", "c", "d"]);
     assert_eq!(site.proxy.count(Kind::Delete), 0);
@@ -214,16 +187,7 @@ fn max_delete_takes_a_share_of_the_target(server: &Server) {
     let up = mirrored(&site, &["a", "b", "c", "d"]);
     remove(&up, "a");
     remove(&up, "b");
-    let sync = |limit| {
-        site.haul(&[
-            "sync",
-            &up,
-            &site.url(""),
-            "--delete",
-            "--max-delete",
-            limit,
-        ])
-    };
+    let sync = |limit| site.haul(&["sync", &up, &site.url(""), "--delete", "--max-delete", limit]);
     sync("49%").exits(&[4]);
     site.bucket.assert_keys(&["a", "b", "c", "d"]);
     sync("50%").done();
@@ -237,19 +201,9 @@ fn failed_upload_stops_the_deletes(server: &Server) {
     fs::rename(format!("{up}/old-name"), format!("{up}/renamed")).unwrap();
     tree::file(&up, "new", "new");
     let broken = Fault::Answer(500, "InternalError");
-    site.proxy
-        .rule(Rule::every(Kind::Put, broken.clone()).on("/renamed"));
-    site.proxy
-        .rule(Rule::every(Kind::Copy, broken).on("/renamed"));
-    let args = [
-        "sync",
-        &up,
-        &site.url(""),
-        "--delete",
-        "--retries",
-        "1",
-        "--json",
-    ];
+    site.proxy.rule(Rule::every(Kind::Put, broken.clone()).on("/renamed"));
+    site.proxy.rule(Rule::every(Kind::Copy, broken).on("/renamed"));
+    let args = ["sync", &up, &site.url(""), "--delete", "--retries", "1", "--json"];
     let outcome = site.haul(&args).exits(&[1]).names("renamed");
     assert_eq!(outcome.summary("failed"), 1);
     assert_eq!(outcome.summary("deleted"), 0);
@@ -266,15 +220,11 @@ fn failed_download_stops_the_deletes(server: &Server) {
     let down = site.directory("down");
     tree::file(&down, "extra", "extra");
     tree::file(&down, "broken", "the old file stays whole");
-    site.proxy
-        .rule(Rule::every(Kind::Get, Fault::Answer(500, "InternalError")).on("/broken"));
+    site.proxy.rule(Rule::every(Kind::Get, Fault::Answer(500, "InternalError")).on("/broken"));
     let args = ["sync", &site.url(""), &down, "--delete", "--retries", "1"];
     site.haul(&args).exits(&[1]).names("broken");
     assert_eq!(fs::read(site.at("down/extra")).unwrap(), b"extra");
-    assert_eq!(
-        fs::read(site.at("down/broken")).unwrap(),
-        b"the old file stays whole"
-    );
+    assert_eq!(fs::read(site.at("down/broken")).unwrap(), b"the old file stays whole");
     assert_eq!(fs::read(site.at("down/fine")).unwrap(), b"fine");
     assert!(tree::temporary_files(&down).is_empty());
 }
@@ -284,31 +234,24 @@ fn ignore_errors_deletes_all_the_same(server: &Server) {
     let up = mirrored(&site, &["anchor", "gone"]);
     remove(&up, "gone");
     tree::file(&up, "new", "new");
-    site.proxy
-        .rule(Rule::every(Kind::Put, Fault::Answer(500, "InternalError")).on("/new"));
+    site.proxy.rule(Rule::every(Kind::Put, Fault::Answer(500, "InternalError")).on("/new"));
     let flags = ["--delete", "--retries", "1", "--ignore-errors"];
-    site.haul_with(&["sync", &up, &site.url("")], &flags)
-        .exits(&[1]);
+    site.haul_with(&["sync", &up, &site.url("")], &flags).exits(&[1]);
     site.bucket.assert_keys(&["anchor"]);
 }
 
 fn excluded_names_are_kept_unless_told(server: &Server) {
     let site = Site::new(server);
-    let up = mirrored(
-        &site,
-        &["a.txt", "d/gone.log", "d/kept.log", "gone.txt", "x.log"],
-    );
+    let up = mirrored(&site, &["a.txt", "d/gone.log", "d/kept.log", "gone.txt", "x.log"]);
     remove(&up, "d/gone.log");
     remove(&up, "gone.txt");
     tree::file(&up, "x.log", "changed");
     let args = ["sync", &up, &site.url(""), "--exclude", "*.log", "--delete"];
     site.haul(&args).done();
-    site.bucket
-        .assert_keys(&["a.txt", "d/gone.log", "d/kept.log", "x.log"]);
+    site.bucket.assert_keys(&["a.txt", "d/gone.log", "d/kept.log", "x.log"]);
     assert_eq!(site.bucket.get("x.log"), b"x.log");
     let again = ["--include", "kept.log"];
-    site.haul(&[&args[..], &again, &["--delete-excluded"]].concat())
-        .done();
+    site.haul(&[&args[..], &again, &["--delete-excluded"]].concat()).done();
     site.bucket.assert_keys(&["a.txt", "d/kept.log"]);
 }
 
@@ -316,8 +259,7 @@ fn filter_that_excludes_everything_deletes_nothing(server: &Server) {
     let site = Site::new(server);
     let up = mirrored(&site, &["a", "b"]);
     for flags in [&["--delete"][..], &["--delete", "--delete-excluded"]] {
-        site.haul_with(&["sync", &up, &site.url(""), "--exclude", "*"], flags)
-            .fails();
+        site.haul_with(&["sync", &up, &site.url(""), "--exclude", "*"], flags).fails();
         site.bucket.assert_keys(&["a", "b"]);
     }
 }
@@ -334,10 +276,7 @@ fn deletes_follow_the_transfers(server: &Server) {
     let passed = site.proxy.passed();
     let last_put = passed.iter().rposition(|passed| passed.kind == Kind::Put);
     let first_delete = passed.iter().position(|passed| passed.kind == Kind::Delete);
-    assert!(
-        last_put.unwrap() < first_delete.unwrap(),
-        "a delete came first: {passed:#?}"
-    );
+    assert!(last_put.unwrap() < first_delete.unwrap(), "a delete came first: {passed:#?}");
     site.assert_holds(&up, "");
 }
 
@@ -349,8 +288,7 @@ fn download_deletes_links_and_not_what_they_point_to(server: &Server) {
     let down = site.directory("down");
     tree::link(&down, "to-directory", "../outside");
     tree::link(&down, "to-file", "../outside/precious");
-    site.haul(&["sync", &site.url(""), &down, "--delete"])
-        .done();
+    site.haul(&["sync", &site.url(""), &down, "--delete"]).done();
     assert_eq!(tree::read(&down).into_keys().collect::<Vec<_>>(), ["a"]);
     assert_eq!(fs::read(site.at("outside/precious")).unwrap(), b"precious");
 }
@@ -361,13 +299,10 @@ fn failed_listing_deletes_nothing(server: &Server) {
     remove(&up, "b");
     let down = site.directory("down");
     tree::file(&down, "extra", "extra");
-    site.proxy
-        .rule(Rule::every(Kind::List, Fault::Answer(500, "InternalError")));
+    site.proxy.rule(Rule::every(Kind::List, Fault::Answer(500, "InternalError")));
     let flags = ["--delete", "--force-empty", "--retries", "1"];
-    site.haul_with(&["sync", &up, &site.url("")], &flags)
-        .exits(&[1, 6]);
-    site.haul_with(&["sync", &site.url(""), &down], &flags)
-        .exits(&[1, 6]);
+    site.haul_with(&["sync", &up, &site.url("")], &flags).exits(&[1, 6]);
+    site.haul_with(&["sync", &site.url(""), &down], &flags).exits(&[1, 6]);
     site.bucket.assert_keys(&["a", "b"]);
     assert!(fs::exists(site.at("down/extra")).unwrap());
 }
@@ -382,9 +317,7 @@ fn object_rewritten_after_the_listing_is_not_deleted_unseen(server: &Server) {
     let rewrite = Fault::hook(move || {
         bucket.put("gone", b"written by another client");
     });
-    site.proxy
-        .rule(Rule::every(Kind::Put, rewrite).on("/new").times(1));
-    site.haul(&["sync", &up, &site.url(""), "--delete"])
-        .exits(&[0, 1, 3]);
+    site.proxy.rule(Rule::every(Kind::Put, rewrite).on("/new").times(1));
+    site.haul(&["sync", &up, &site.url(""), "--delete"]).exits(&[0, 1, 3]);
     assert_eq!(site.bucket.get("gone"), b"written by another client");
 }

@@ -37,11 +37,7 @@ fn site_with_file(server: &Server) -> (Site, String) {
 #[track_caller]
 fn refused(site: &Site, run: Run, up: &str) -> Outcome {
     let outcome = run.args(&["sync", up, &site.url("")]).finish().exits(&[6]);
-    assert!(
-        outcome.took < Duration::from_secs(30),
-        "took {:?}",
-        outcome.took
-    );
+    assert!(outcome.took < Duration::from_secs(30), "took {:?}", outcome.took);
     site.bucket.assert_keys(&[]);
     outcome
 }
@@ -53,10 +49,7 @@ fn without_keys(site: &Site) -> Run {
 fn missing_keys_are_one_clear_line(server: &Server) {
     let (site, up) = site_with_file(server);
     refused(&site, without_keys(&site), &up).explains("AWS_ACCESS_KEY_ID");
-    assert!(
-        site.proxy.passed().is_empty(),
-        "something was asked without keys"
-    );
+    assert!(site.proxy.passed().is_empty(), "something was asked without keys");
 }
 
 fn wrong_secret_is_one_clear_line(server: &Server) {
@@ -79,26 +72,17 @@ fn unsigned_request_to_a_private_bucket_is_one_clear_line(server: &Server) {
 
 fn missing_bucket_is_named(server: &Server) {
     let (site, up) = site_with_file(server);
-    for args in [
-        ["sync", &up, "s3://haul-no-such-bucket"],
-        ["sync", "s3://haul-no-such-bucket", &up],
-    ] {
+    for args in
+        [["sync", &up, "s3://haul-no-such-bucket"], ["sync", "s3://haul-no-such-bucket", &up]]
+    {
         let outcome = site.haul(&args).exits(&[6]).explains("haul-no-such-bucket");
-        assert!(
-            outcome.took < Duration::from_secs(30),
-            "took {:?}",
-            outcome.took
-        );
+        assert!(outcome.took < Duration::from_secs(30), "took {:?}", outcome.took);
     }
 }
 
 fn unreachable_endpoint_is_named(server: &Server) {
     let (site, up) = site_with_file(server);
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let endpoint = format!("http://{closed}");
     let run = site.run(&["--endpoint-url", &endpoint]);
     refused(&site, run, &up).explains(&closed);
@@ -107,10 +91,7 @@ fn unreachable_endpoint_is_named(server: &Server) {
 fn skewed_clock_is_explained(server: &Server) {
     let (site, up) = site_with_file(server);
     for kind in [Kind::List, Kind::Head, Kind::Put, Kind::Other] {
-        site.proxy.rule(Rule::every(
-            kind,
-            Fault::Answer(403, "RequestTimeTooSkewed"),
-        ));
+        site.proxy.rule(Rule::every(kind, Fault::Answer(403, "RequestTimeTooSkewed")));
     }
     refused(&site, site.run(&[]), &up).explains("clock");
 }
@@ -132,9 +113,7 @@ fn key_file_is_read(server: &Server) {
     let (site, up) = site_with_file(server);
     let path = key_file(&site, server, 0o600);
     let run = Run::bare(&site.at("")).keep_secret(&server.secret_key);
-    run.args(&["--credentials", &path, "sync", &up, &site.url("")])
-        .finish()
-        .done();
+    run.args(&["--credentials", &path, "sync", &up, &site.url("")]).finish().done();
     assert_eq!(site.bucket.get("a"), b"a");
 }
 
@@ -144,10 +123,7 @@ fn key_file_that_others_can_read_is_refused(server: &Server) {
         let path = key_file(&site, server, mode);
         let run = Run::bare(&site.at("")).keep_secret(&server.secret_key);
         let args = ["sync", &up, &site.url(""), "--credentials", &path];
-        run.args(&args)
-            .finish()
-            .exits(&[2, 6])
-            .explains("keys.json");
+        run.args(&args).finish().exits(&[2, 6]).explains("keys.json");
         site.bucket.assert_keys(&[]);
     }
 }
@@ -155,25 +131,16 @@ fn key_file_that_others_can_read_is_refused(server: &Server) {
 fn key_file_that_is_not_json_is_named(server: &Server) {
     let (site, up) = site_with_file(server);
     let path = key_file(&site, server, 0o600);
-    let broken = format!(
-        "{{\"access_key\": \"x\", \"secret_key\": \"{}\", ",
-        server.secret_key
-    );
+    let broken = format!("{{\"access_key\": \"x\", \"secret_key\": \"{}\", ", server.secret_key);
     for content in [broken.as_str(), "{}", ""] {
         fs::write(&path, content).unwrap();
         let run = Run::bare(&site.at("")).keep_secret(&server.secret_key);
         let run = run.env("AWS_ENDPOINT_URL", &site.proxy.url());
         let args = ["sync", &up, &site.url(""), "--credentials", &path];
-        run.args(&args)
-            .finish()
-            .exits(&[2, 6])
-            .explains("keys.json");
+        run.args(&args).finish().exits(&[2, 6]).explains("keys.json");
     }
     let run = without_keys(&site).args(&["--credentials", &site.at("absent.json")]);
-    run.args(&["sync", &up, &site.url("")])
-        .finish()
-        .exits(&[2, 6])
-        .explains("absent.json");
+    run.args(&["sync", &up, &site.url("")]).finish().exits(&[2, 6]).explains("absent.json");
 }
 
 fn secret_in_a_url_is_refused_and_not_repeated(server: &Server) {
@@ -183,8 +150,7 @@ fn secret_in_a_url_is_refused_and_not_repeated(server: &Server) {
     site.haul(&["sync", &up, &url]).exits(&[2]);
     let host = site.proxy.url().replace("http://", "");
     let endpoint = format!("http://{}:{}@{host}", server.access_key, server.secret_key);
-    site.haul(&["sync", &up, &site.url(""), "--endpoint-url", &endpoint])
-        .exits(&[2]);
+    site.haul(&["sync", &up, &site.url(""), "--endpoint-url", &endpoint]).exits(&[2]);
     site.bucket.assert_keys(&[]);
 }
 
@@ -192,14 +158,9 @@ fn secret_in_a_url_is_refused_and_not_repeated(server: &Server) {
 fn secret_stays_out_of_the_most_talkative_run(server: &Server) {
     let (site, up) = site_with_file(server);
     let run = site.run(&["-v", "-v", "sync", &up, &site.url("")]);
-    run.env("RUST_LOG", "trace")
-        .env("HAUL_LOG", "trace")
-        .finish()
-        .done();
+    run.env("RUST_LOG", "trace").env("HAUL_LOG", "trace").finish().done();
     let token = "a-session-token-nobody-may-see";
-    let run = site
-        .run(&["-v", "sync", &up, &site.url("")])
-        .env("AWS_SESSION_TOKEN", token);
+    let run = site.run(&["-v", "sync", &up, &site.url("")]).env("AWS_SESSION_TOKEN", token);
     run.env("RUST_LOG", "trace").keep_secret(token).finish();
 }
 
@@ -211,25 +172,15 @@ fn environment_names_the_endpoint(server: &Server) {
     run.args(&["sync", &up, &site.url("")]).finish().done();
     assert_eq!(site.bucket.get("a"), b"a");
     site.bucket.delete("a");
-    let run = site.run(&[
-        "sync",
-        &up,
-        &site.url(""),
-        "--endpoint-url",
-        &site.proxy.url(),
-    ]);
-    run.env("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        .finish()
-        .done();
+    let run = site.run(&["sync", &up, &site.url(""), "--endpoint-url", &site.proxy.url()]);
+    run.env("AWS_ENDPOINT_URL", "http://127.0.0.1:9").finish().done();
     assert_eq!(site.bucket.get("a"), b"a");
 }
 
 fn local_to_local_is_refused_with_a_hint(server: &Server) {
     let (site, up) = site_with_file(server);
     let down = site.directory("down");
-    site.haul(&["sync", &up, &down])
-        .exits(&[2])
-        .explains("rsync");
+    site.haul(&["sync", &up, &down]).exits(&[2]).explains("rsync");
     assert!(tree::read(&down).is_empty());
 }
 

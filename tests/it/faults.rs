@@ -51,8 +51,7 @@ fn bursts_of_slow_down_are_retried(server: &Server) {
     site.haul(&["sync", &up, &site.url("")]).done();
     site.assert_holds(&up, "");
     let down = site.directory("down");
-    site.proxy
-        .rule(Rule::every(Kind::Get, Fault::Answer(500, "InternalError")).times(3));
+    site.proxy.rule(Rule::every(Kind::Get, Fault::Answer(500, "InternalError")).times(3));
     site.haul(&["sync", &site.url(""), &down]).done();
     tree::assert_same(&up, &down);
 }
@@ -71,10 +70,8 @@ fn bursts_of_slow_down_are_retried_in_multipart(server: &Server) {
 fn connection_cut_during_an_upload_is_retried(server: &Server) {
     let site = Site::new(server);
     let up = tree_with_large(&site);
-    site.proxy
-        .rule(Rule::every(Kind::Put, Fault::CutRequest(100_000)).times(2));
-    site.proxy
-        .rule(Rule::every(Kind::Part, Fault::CutRequest(5 << 20)).times(2));
+    site.proxy.rule(Rule::every(Kind::Put, Fault::CutRequest(100_000)).times(2));
+    site.proxy.rule(Rule::every(Kind::Part, Fault::CutRequest(5 << 20)).times(2));
     site.haul(&["sync", &up, &site.url("")]).done();
     site.assert_holds(&up, "");
     assert!(site.bucket.uploads().is_empty(), "an upload was left open");
@@ -85,8 +82,7 @@ fn connection_cut_during_a_download_is_retried(server: &Server) {
     let up = tree_with_large(&site);
     site.haul(&["sync", &up, &site.url("")]).done();
     let down = site.directory("down");
-    site.proxy
-        .rule(Rule::every(Kind::Get, Fault::CutResponse(100_000)).times(4));
+    site.proxy.rule(Rule::every(Kind::Get, Fault::CutResponse(100_000)).times(4));
     site.haul(&["sync", &site.url(""), &down]).done();
     tree::assert_same(&up, &down);
     assert!(tree::temporary_files(&down).is_empty());
@@ -96,14 +92,8 @@ fn connection_cut_during_a_download_is_retried(server: &Server) {
 #[track_caller]
 fn haul_impatiently(site: &Site, source: &str, target: &str) -> Outcome {
     let flags = ["--idle-timeout", "2s", "--retries", "1"];
-    let outcome = site
-        .haul_with(&["sync", source, target], &flags)
-        .exits(&[1, 6]);
-    assert!(
-        outcome.took < Duration::from_secs(45),
-        "took {:?}",
-        outcome.took
-    );
+    let outcome = site.haul_with(&["sync", source, target], &flags).exits(&[1, 6]);
+    assert!(outcome.took < Duration::from_secs(45), "took {:?}", outcome.took);
     assert!(!outcome.stderr.trim().is_empty(), "nothing was said");
     outcome
 }
@@ -113,8 +103,7 @@ fn silent_server_ends_an_upload_within_the_idle_timeout(server: &Server) {
     let up = site.directory("up");
     tree::file(&up, "a", "a");
     tree::file(&up, "silent", "silent");
-    site.proxy
-        .rule(Rule::every(Kind::Put, Fault::Hang).on("/silent"));
+    site.proxy.rule(Rule::every(Kind::Put, Fault::Hang).on("/silent"));
     haul_impatiently(&site, &up, &site.url("")).names("silent");
     site.bucket.assert_keys(&["a"]);
 }
@@ -131,8 +120,7 @@ fn stalled_download_ends_within_the_idle_timeout(server: &Server) {
     let site = Site::new(server);
     site.bucket.put("stalled", &tree::noise(500_000, 3));
     let down = site.directory("down");
-    site.proxy
-        .rule(Rule::every(Kind::Get, Fault::StallResponse(1000)));
+    site.proxy.rule(Rule::every(Kind::Get, Fault::StallResponse(1000)));
     haul_impatiently(&site, &site.url(""), &down).names("stalled");
     assert!(tree::read(&down).is_empty(), "something was left");
 }
@@ -154,11 +142,7 @@ fn bit_flipped_in_an_upload_is_not_stored_as_done(server: &Server) {
     let up = site.directory("up");
     tree::file(&up, "flipped", tree::noise(200_000, 4));
     tree::file(&up, "other", "other");
-    site.proxy.rule(
-        Rule::every(Kind::Put, Fault::FlipRequest(1000))
-            .on("/flipped")
-            .times(1),
-    );
+    site.proxy.rule(Rule::every(Kind::Put, Fault::FlipRequest(1000)).on("/flipped").times(1));
     let outcome = site.haul(&["sync", &up, &site.url("")]);
     assert_right_or_told(&site, &up, outcome);
 }
@@ -167,11 +151,7 @@ fn bit_flipped_in_a_part_is_not_stored_as_done(server: &Server) {
     let site = Site::new(server);
     let up = site.directory("up");
     tree::generated(&up, "large", LARGE, 5);
-    site.proxy.rule(
-        Rule::every(Kind::Part, Fault::FlipRequest(1 << 20))
-            .skip(1)
-            .times(1),
-    );
+    site.proxy.rule(Rule::every(Kind::Part, Fault::FlipRequest(1 << 20)).skip(1).times(1));
     let outcome = site.haul(&["sync", &up, &site.url("")]);
     assert_right_or_told(&site, &up, outcome);
 }
@@ -181,16 +161,11 @@ fn bit_flipped_in_every_upload_fails_the_file(server: &Server) {
     let up = site.directory("up");
     tree::file(&up, "flipped", tree::noise(200_000, 6));
     tree::generated(&up, "large-flipped", LARGE, 6);
-    site.proxy
-        .rule(Rule::every(Kind::Put, Fault::FlipRequest(1000)));
-    site.proxy
-        .rule(Rule::every(Kind::Part, Fault::FlipRequest(1000)));
+    site.proxy.rule(Rule::every(Kind::Put, Fault::FlipRequest(1000)));
+    site.proxy.rule(Rule::every(Kind::Part, Fault::FlipRequest(1000)));
     let outcome = site.haul(&["sync", &up, &site.url(""), "--retries", "1"]);
     outcome.exits(&[1]).names("flipped").names("large-flipped");
-    assert!(
-        site.bucket.head("large-flipped").is_none(),
-        "a wrong object was completed"
-    );
+    assert!(site.bucket.head("large-flipped").is_none(), "a wrong object was completed");
     site.proxy.reset();
     site.haul(&["sync", &up, &site.url("")]).done();
     site.assert_holds(&up, "");
@@ -201,8 +176,7 @@ fn bit_flipped_in_a_download_never_reaches_the_file(server: &Server) {
     let up = tree_with_large(&site);
     site.haul(&["sync", &up, &site.url("")]).done();
     let down = site.directory("down");
-    site.proxy
-        .rule(Rule::every(Kind::Get, Fault::FlipResponse(1000)).times(3));
+    site.proxy.rule(Rule::every(Kind::Get, Fault::FlipResponse(1000)).times(3));
     let outcome = site.haul(&["sync", &site.url(""), &down]).exits(&[0, 1]);
     let expected = tree::read(&up);
     for (path, node) in tree::read(&down) {
@@ -222,11 +196,8 @@ fn bit_flipped_in_every_download_keeps_the_old_file(server: &Server) {
     tree::file(&down, "a", "the old file");
     tree::generated(&down, "large", LARGE + 1, 7);
     let before = tree::read(&down);
-    site.proxy
-        .rule(Rule::every(Kind::Get, Fault::FlipResponse(1000)));
-    site.haul(&["sync", &site.url(""), &down, "--retries", "1"])
-        .exits(&[1])
-        .names("large");
+    site.proxy.rule(Rule::every(Kind::Get, Fault::FlipResponse(1000)));
+    site.haul(&["sync", &site.url(""), &down, "--retries", "1"]).exits(&[1]).names("large");
     tree::assert_equal(&before, &tree::read(&down));
 }
 
@@ -234,8 +205,7 @@ fn bit_flipped_in_every_download_keeps_the_old_file(server: &Server) {
 fn overwrite_before_get(site: &Site, key: &'static str, path: String, after: usize) {
     let bucket = Bucket::clone(&site.bucket);
     let overwrite = Fault::hook(move || bucket.put_file(key, path.as_ref()));
-    site.proxy
-        .rule(Rule::every(Kind::Get, overwrite).skip(after).times(1));
+    site.proxy.rule(Rule::every(Kind::Get, overwrite).skip(after).times(1));
 }
 
 /// The file is one of the two whole, or it is absent and the run says so.
@@ -249,10 +219,7 @@ fn assert_whole(site: &Site, outcome: Outcome, key: &str) {
     }
     let found = tree::hash(found.as_ref());
     let whole = ["old", "new"].map(|name| tree::hash((site.at(name) + "/" + key).as_ref()));
-    assert!(
-        whole.contains(&found),
-        "the file is neither the old nor the new one"
-    );
+    assert!(whole.contains(&found), "the file is neither the old nor the new one");
 }
 
 fn object_changed_before_its_get_is_never_mixed(server: &Server) {
@@ -304,12 +271,8 @@ fn file_that_fails_for_good_leaves_the_others_done(server: &Server) {
     for name in ["a", "broken", "c"] {
         tree::file(&up, name, name);
     }
-    site.proxy
-        .rule(Rule::every(Kind::Put, Fault::Answer(403, "AccessDenied")).on("/broken"));
-    let outcome = site
-        .haul(&["sync", &up, &site.url(""), "--json"])
-        .exits(&[1])
-        .names("broken");
+    site.proxy.rule(Rule::every(Kind::Put, Fault::Answer(403, "AccessDenied")).on("/broken"));
+    let outcome = site.haul(&["sync", &up, &site.url(""), "--json"]).exits(&[1]).names("broken");
     assert_eq!(outcome.summary("failed"), 1);
     assert_eq!(outcome.summary("transferred"), 2);
     assert_eq!(outcome.summary("exit"), 1);
@@ -321,8 +284,7 @@ fn failed_multipart_leaves_no_upload_open(server: &Server) {
     let up = site.directory("up");
     tree::generated(&up, "large", LARGE, 12);
     let broken = Fault::Answer(500, "InternalError");
-    site.proxy
-        .rule(Rule::every(Kind::Part, broken).on("partNumber=2"));
+    site.proxy.rule(Rule::every(Kind::Part, broken).on("partNumber=2"));
     let outcome = site.haul(&["sync", &up, &site.url(""), "--retries", "1"]);
     outcome.exits(&[1]).names("large");
     assert_eq!(site.bucket.uploads(), [""; 0]);

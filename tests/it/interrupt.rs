@@ -18,10 +18,7 @@ const LARGE: u64 = 300 << 20;
 fn wait_for(site: &Site, kind: Kind, answered: usize) {
     let started = Instant::now();
     while site.proxy.answered(kind) < answered {
-        assert!(
-            started.elapsed() < Duration::from_secs(90),
-            "no {kind:?} came through"
-        );
+        assert!(started.elapsed() < Duration::from_secs(90), "no {kind:?} came through");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -32,19 +29,14 @@ fn interrupt(running: Running) {
     let asked = Instant::now();
     running.interrupt();
     running.finish().exits(&[130]);
-    assert!(
-        asked.elapsed() < Duration::from_secs(10),
-        "took {:?}",
-        asked.elapsed()
-    );
+    assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
 }
 
 fn interrupted_upload_leaves_no_parts_and_is_completed_by_the_next_run(server: &Server) {
     let site = Site::new(server);
     let up = site.directory("up");
     tree::generated(&up, "large", LARGE, 1);
-    site.proxy
-        .rule(Rule::every(Kind::Part, Fault::SlowRequest(16 << 20)));
+    site.proxy.rule(Rule::every(Kind::Part, Fault::SlowRequest(16 << 20)));
     let running = site.run(&["sync", &up, &site.url(""), "-j", "4"]).start();
     wait_for(&site, Kind::Part, 2);
     interrupt(running);
@@ -62,11 +54,8 @@ fn interrupted_download_leaves_no_temporary_file(server: &Server) {
     site.haul(&["sync", &up, &site.url("")]).done();
     let down = site.directory("down");
     site.proxy.reset();
-    site.proxy
-        .rule(Rule::every(Kind::Get, Fault::StallResponse(1 << 20)));
-    let running = site
-        .run(&["sync", &site.url(""), &down, "--idle-timeout", "60s"])
-        .start();
+    site.proxy.rule(Rule::every(Kind::Get, Fault::StallResponse(1 << 20)));
+    let running = site.run(&["sync", &site.url(""), &down, "--idle-timeout", "60s"]).start();
     wait_for(&site, Kind::Get, 1);
     interrupt(running);
     assert!(tree::read(&down).is_empty(), "something was left");

@@ -23,12 +23,7 @@ on_both_servers! {
 /// A bucket with two levels of keys.
 fn filled(server: &Server) -> Site {
     let site = Site::new(server);
-    for (key, size) in [
-        ("a.txt", 11),
-        ("d/b.txt", 2200),
-        ("d/e/c +%.txt", 33),
-        ("d-e", 1),
-    ] {
+    for (key, size) in [("a.txt", 11), ("d/b.txt", 2200), ("d/e/c +%.txt", 33), ("d-e", 1)] {
         site.bucket.put(key, &tree::noise(size, 1));
     }
     site
@@ -47,19 +42,13 @@ fn holds(value: &Value, wanted: &Value) -> bool {
 #[track_caller]
 fn assert_json_holds(lines: &[Value], wanted: impl Into<Value>) {
     let wanted = wanted.into();
-    assert!(
-        lines.iter().any(|line| holds(line, &wanted)),
-        "no {wanted} in {lines:?}"
-    );
+    assert!(lines.iter().any(|line| holds(line, &wanted)), "no {wanted} in {lines:?}");
 }
 
 fn ls_without_a_url_shows_the_buckets(server: &Server) {
     let site = filled(server);
     let other = site.another_bucket();
-    site.haul(&["ls"])
-        .done()
-        .names(&site.bucket.name)
-        .names(&other.name);
+    site.haul(&["ls"]).done().names(&site.bucket.name).names(&other.name);
     let lines = site.haul(&["ls", "--json"]).done().json();
     assert_json_holds(&lines, site.bucket.name.as_str());
 }
@@ -69,10 +58,7 @@ fn ls_shows_one_level(server: &Server) {
     let printed = site.haul(&["ls", &site.url("")]).done().text();
     assert_eq!(printed.lines().count(), 3, "{printed}");
     for name in ["a.txt", "d/", "d-e"] {
-        assert!(
-            printed.lines().any(|line| line.ends_with(name)),
-            "no {name} in {printed}"
-        );
+        assert!(printed.lines().any(|line| line.ends_with(name)), "no {name} in {printed}");
     }
     let printed = site.haul(&["ls", &site.url("d")]).done().text();
     assert_eq!(printed.lines().count(), 2, "{printed}");
@@ -83,10 +69,7 @@ fn ls_recursive_shows_every_key(server: &Server) {
     let printed = site.haul(&["ls", "-r", &site.url("")]).done().text();
     assert_eq!(printed.lines().count(), 4, "{printed}");
     for key in site.bucket.keys() {
-        assert!(
-            printed.lines().any(|line| line.ends_with(&key)),
-            "no {key} in {printed}"
-        );
+        assert!(printed.lines().any(|line| line.ends_with(&key)), "no {key} in {printed}");
     }
     let below = site.haul(&["ls", "-r", &site.url("d")]).done().text();
     assert_eq!(below.lines().count(), 2, "{below}");
@@ -95,19 +78,13 @@ fn ls_recursive_shows_every_key(server: &Server) {
 fn ls_long_shows_sizes(server: &Server) {
     let site = filled(server);
     let printed = site.haul(&["ls", "-l", &site.url("")]).done().text();
-    let line = printed
-        .lines()
-        .find(|line| line.ends_with("a.txt"))
-        .expect("a line");
+    let line = printed.lines().find(|line| line.ends_with("a.txt")).expect("a line");
     assert!(line.contains("11"), "no size in {line:?}");
 }
 
 fn ls_json_is_one_object_a_line(server: &Server) {
     let site = filled(server);
-    let lines = site
-        .haul(&["ls", "-r", "--json", &site.url("")])
-        .done()
-        .json();
+    let lines = site.haul(&["ls", "-r", "--json", &site.url("")]).done().json();
     assert_eq!(lines.len(), 4);
     for (key, listed) in site.bucket.list() {
         let line = lines.iter().find(|line| holds(line, &key.as_str().into()));
@@ -118,11 +95,7 @@ fn ls_json_is_one_object_a_line(server: &Server) {
 
 fn du_adds_up_the_bytes(server: &Server) {
     let site = filled(server);
-    let total = |prefix: &str| {
-        site.haul(&["du", "--json", &site.url(prefix)])
-            .done()
-            .json()
-    };
+    let total = |prefix: &str| site.haul(&["du", "--json", &site.url(prefix)]).done().json();
     assert_json_holds(&total(""), 2245);
     assert_json_holds(&total("d"), 2233);
     site.haul(&["du", &site.url("")]).done();
@@ -134,17 +107,12 @@ fn stat_shows_size_and_hash(server: &Server) {
     tree::file(&up, "d/key", tree::noise(12_345, 1));
     site.haul(&["sync", &up, &site.url("")]).done();
     let hash = tree::hash(site.at("up/d/key").as_ref());
-    let lines = site
-        .haul(&["stat", "--json", &site.url("d/key")])
-        .done()
-        .json();
+    let lines = site.haul(&["stat", "--json", &site.url("d/key")]).done().json();
     assert_json_holds(&lines, 12_345);
     assert_json_holds(&lines, hash.as_str());
     assert_json_holds(&lines, site.bucket.head("d/key").unwrap().etag);
     site.haul(&["stat", &site.url("d/key")]).done().names(&hash);
-    site.haul(&["stat", &site.url("d/missing")])
-        .fails()
-        .names("d/missing");
+    site.haul(&["stat", &site.url("d/missing")]).fails().names("d/missing");
 }
 
 fn rm_removes_one_key(server: &Server) {
@@ -170,12 +138,8 @@ fn rm_recursive_keeps_to_the_boundary(server: &Server) {
 
 fn rm_dry_run_removes_nothing(server: &Server) {
     let site = filled(server);
-    site.haul(&["rm", "-r", "-n", &site.url("")])
-        .done()
-        .names("d/b.txt");
-    site.haul(&["rm", "-n", &site.url("a.txt")])
-        .done()
-        .names("a.txt");
+    site.haul(&["rm", "-r", "-n", &site.url("")]).done().names("d/b.txt");
+    site.haul(&["rm", "-n", &site.url("a.txt")]).done().names("a.txt");
     assert_eq!(site.bucket.keys().len(), 4);
     assert_eq!(site.proxy.count(Kind::Delete), 0);
 }
@@ -193,9 +157,7 @@ fn mb_makes_a_bucket_and_rb_removes_it(server: &Server) {
 
 fn rb_refuses_a_bucket_that_is_not_empty(server: &Server) {
     let site = filled(server);
-    site.haul(&["rb", &site.url("")])
-        .fails()
-        .names(&site.bucket.name);
+    site.haul(&["rb", &site.url("")]).fails().names(&site.bucket.name);
     assert!(site.bucket.exists());
     assert_eq!(site.bucket.keys().len(), 4);
 }

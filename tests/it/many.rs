@@ -27,10 +27,7 @@ fn more_keys_than_a_page_go_up_and_down_and_vanish(server: &Server) {
     assert_eq!(outcome.summary("transferred"), FILES);
     assert_listed(&site, &up);
     site.assert_sync_is_idle(&up, &url);
-    assert!(
-        site.proxy.count(Kind::List) > 2,
-        "the listing has more than one page"
-    );
+    assert!(site.proxy.count(Kind::List) > 2, "the listing has more than one page");
     site.haul(&["sync", &url, &down]).done();
     tree::assert_same(&up, &down);
     site.assert_sync_is_idle(&url, &down);
@@ -47,29 +44,19 @@ fn assert_listed(site: &Site, root: &str) {
     for path in tree.keys() {
         let key = path.to_str().unwrap();
         let etag = etag_of(format!("{root}/{key}").as_ref(), None);
-        assert_eq!(
-            listed.get(key).map(|found| &found.etag),
-            Some(&etag),
-            "{key}"
-        );
+        assert_eq!(listed.get(key).map(|found| &found.etag), Some(&etag), "{key}");
     }
 }
 
 /// The first page comes, the second does not: as if the rest of the source were gone.
 fn cut_listing_deletes_nothing(site: &Site, up: &str, down: &str) {
     let before = site.bucket.keys().len();
-    for fault in [
-        Fault::Answer(500, "InternalError"),
-        Fault::CutResponse(5000),
-    ] {
+    for fault in [Fault::Answer(500, "InternalError"), Fault::CutResponse(5000)] {
         site.proxy.reset();
-        site.proxy
-            .rule(Rule::every(Kind::List, fault).on("continuation-token"));
+        site.proxy.rule(Rule::every(Kind::List, fault).on("continuation-token"));
         let flags = ["--delete", "--max-delete", "100%", "--retries", "1"];
-        site.haul_with(&["sync", &site.url(""), down], &flags)
-            .exits(&[1, 6]);
-        site.haul_with(&["sync", up, &site.url("")], &flags)
-            .exits(&[1, 6]);
+        site.haul_with(&["sync", &site.url(""), down], &flags).exits(&[1, 6]);
+        site.haul_with(&["sync", up, &site.url("")], &flags).exits(&[1, 6]);
     }
     site.proxy.reset();
     tree::assert_same(up, down);

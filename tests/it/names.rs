@@ -77,16 +77,8 @@ fn deep_and_long_names_come_back_identical(server: &Server) {
     let up = site.directory("up");
     tree::file(&up, "d/".repeat(200) + "leaf", "deep");
     let long = "n".repeat(255);
-    tree::file(
-        &up,
-        format!("{long}/{}/{}", "o".repeat(255), "p".repeat(255)),
-        "long",
-    );
-    tree::file(
-        &up,
-        format!("{}x{}", "\u{1f600}".repeat(60), "y".repeat(14)),
-        "wide",
-    );
+    tree::file(&up, format!("{long}/{}/{}", "o".repeat(255), "p".repeat(255)), "long");
+    tree::file(&up, format!("{}x{}", "\u{1f600}".repeat(60), "y".repeat(14)), "wide");
     site.assert_round_trip(&up);
 }
 
@@ -97,9 +89,7 @@ fn key_that_is_too_long_is_refused_by_name(server: &Server) {
     let long = format!("{0}/{0}/{0}/{0}/overlong-name", "n".repeat(255));
     tree::file(&up, &long, "unreachable");
     tree::file(&up, "zzz", "after it");
-    site.haul(&["sync", &up, &site.url("")])
-        .exits(&[3])
-        .names("overlong-name");
+    site.haul(&["sync", &up, &site.url("")]).exits(&[3]).names("overlong-name");
     site.bucket.assert_keys(&["zzz"]);
 }
 
@@ -107,16 +97,8 @@ fn name_that_is_not_utf8_is_refused_by_name(server: &Server) {
     let site = Site::new(server);
     let up = site.directory("up");
     tree::file(&up, "good", "good");
-    tree::file(
-        &up,
-        Path::new(OsStr::from_bytes(b"latin1-caf\xe9.txt")),
-        "bad",
-    );
-    tree::file(
-        &up,
-        Path::new(OsStr::from_bytes(b"latin1-dir\xff/inside")),
-        "bad",
-    );
+    tree::file(&up, Path::new(OsStr::from_bytes(b"latin1-caf\xe9.txt")), "bad");
+    tree::file(&up, Path::new(OsStr::from_bytes(b"latin1-dir\xff/inside")), "bad");
     let outcome = site.haul(&["sync", &up, &site.url("")]).exits(&[3]);
     outcome.names("latin1-caf").names("latin1-dir");
     site.bucket.assert_keys(&["good"]);
@@ -140,27 +122,17 @@ const HOSTILE_KEYS: &[&str] = &[
 
 /// Stores what the server accepts as it is, and answers those keys.
 fn put_hostile(site: &Site, prefix: &str) -> Vec<&'static str> {
-    let put = |key: &&&str| {
-        site.bucket
-            .try_put(&format!("{prefix}{key}"), b"hostile")
-            .is_ok()
-    };
+    let put = |key: &&&str| site.bucket.try_put(&format!("{prefix}{key}"), b"hostile").is_ok();
     let tried: Vec<&str> = HOSTILE_KEYS.iter().filter(put).copied().collect();
     let stored = site.bucket.keys();
-    tried
-        .into_iter()
-        .filter(|key| stored.contains(&format!("{prefix}{key}")))
-        .collect()
+    tried.into_iter().filter(|key| stored.contains(&format!("{prefix}{key}"))).collect()
 }
 
 fn hostile_keys_write_nothing_outside_the_target(server: &Server) {
     for prefix in ["", "p/"] {
         let site = Site::new(server);
         let stored = put_hostile(&site, prefix);
-        assert!(
-            !stored.is_empty() || !server.stores_any_key(),
-            "no hostile key was stored"
-        );
+        assert!(!stored.is_empty() || !server.stores_any_key(), "no hostile key was stored");
         site.bucket.put(&format!("{prefix}good"), b"good");
         site.bucket.put(&format!("{prefix}zz/good"), b"good");
         let down = site.directory("outer/down");
@@ -179,11 +151,7 @@ fn assert_only_safe(site: &Site, printed: &str, stored: &[&str]) {
     assert_eq!(fs::read(site.at("outer/down/good")).unwrap(), b"good");
     assert_eq!(fs::read(site.at("outer/down/zz/good")).unwrap(), b"good");
     let beside: Vec<_> = fs::read_dir(site.at("outer")).unwrap().collect();
-    assert_eq!(
-        beside.len(),
-        1,
-        "something was made beside the target: {beside:?}"
-    );
+    assert_eq!(beside.len(), 1, "something was made beside the target: {beside:?}");
     for outside in [site.at("esc"), "/abs".to_owned()] {
         assert!(!Path::new(&outside).exists(), "{outside} was made");
     }
@@ -213,10 +181,7 @@ fn key_through_a_symlink_writes_nothing_outside(server: &Server) {
     site.bucket.put("zz", b"good");
     let before = tree::read(&outside);
     let outcome = site.haul(&["sync", &site.url(""), &down]).exits(&[3]);
-    outcome
-        .names("out/file")
-        .names("out/new")
-        .names("sub/up/deep/new");
+    outcome.names("out/file").names("out/new").names("sub/up/deep/new");
     tree::assert_equal(&before, &tree::read(&outside));
     assert_eq!(fs::read(site.at("down/zz")).unwrap(), b"good");
 }
@@ -230,10 +195,7 @@ fn symlink_object_then_key_through_it_writes_nothing_outside(server: &Server) {
     site.haul(&["sync", &up, &site.url("")]).done();
     let _ = site.bucket.try_put("link/esc", b"hostile");
     site.haul(&["sync", &site.url(""), &site.directory("down")]);
-    assert!(
-        tree::read(&outside).is_empty(),
-        "something went through the link"
-    );
+    assert!(tree::read(&outside).is_empty(), "something went through the link");
 }
 
 fn file_and_directory_of_one_name_do_not_mix(server: &Server) {
@@ -260,12 +222,7 @@ fn directory_in_the_place_of_a_file_is_not_lost(server: &Server) {
     site.bucket.put("other", b"other");
     let down = site.directory("down");
     tree::file(&down, "name/precious", "precious");
-    site.haul(&["sync", &site.url(""), &down])
-        .exits(&[1, 3])
-        .names("name");
-    assert_eq!(
-        fs::read(site.at("down/name/precious")).unwrap(),
-        b"precious"
-    );
+    site.haul(&["sync", &site.url(""), &down]).exits(&[1, 3]).names("name");
+    assert_eq!(fs::read(site.at("down/name/precious")).unwrap(), b"precious");
     assert_eq!(fs::read(site.at("down/other")).unwrap(), b"other");
 }

@@ -51,20 +51,11 @@ fn prefix_is_a_directory_boundary_upward(server: &Server) {
     let site = Site::new(server);
     let up = site.directory("up");
     tree::file(&up, "kept", "kept");
-    for key in [
-        "run1/gone",
-        "run1/kept",
-        "run10/kept",
-        "run1.txt",
-        "run1-b/x",
-        "run",
-    ] {
+    for key in ["run1/gone", "run1/kept", "run10/kept", "run1.txt", "run1-b/x", "run"] {
         site.bucket.put(key, b"before");
     }
-    site.haul(&["sync", &up, &site.url("run1"), "--delete"])
-        .done();
-    site.bucket
-        .assert_keys(&["run1/kept", "run10/kept", "run1.txt", "run1-b/x", "run"]);
+    site.haul(&["sync", &up, &site.url("run1"), "--delete"]).done();
+    site.bucket.assert_keys(&["run1/kept", "run10/kept", "run1.txt", "run1-b/x", "run"]);
     assert_eq!(site.bucket.get("run1/kept"), b"kept");
     assert_eq!(site.bucket.get("run10/kept"), b"before");
 }
@@ -77,8 +68,7 @@ fn prefix_is_a_directory_boundary_downward(server: &Server) {
     let down = site.directory("down");
     tree::file(&down, "extra", "extra");
     tree::file(site.directory("down0"), "beside", "beside");
-    site.haul(&["sync", &site.url("run1/"), &down, "--delete"])
-        .done();
+    site.haul(&["sync", &site.url("run1/"), &down, "--delete"]).done();
     let found: Vec<_> = tree::read(&down).into_keys().collect();
     assert_eq!(found, ["a"]);
     assert!(fs::exists(site.at("down0/beside")).unwrap());
@@ -90,22 +80,13 @@ fn removed_names_vanish_from_the_bucket(server: &Server) {
     make(&up, TRAPS);
     site.haul(&["sync", &up, &site.url("")]).done();
     site.assert_holds(&up, "");
-    for name in [
-        "foo/x",
-        "foo!",
-        "foo0/foo",
-        "foo/foo/foo",
-        "Foo",
-        "\u{ffee}",
-    ] {
+    for name in ["foo/x", "foo!", "foo0/foo", "foo/foo/foo", "Foo", "\u{ffee}"] {
         fs::remove_file(site.at("up").clone() + "/" + name).unwrap();
     }
     for name in ["foo/foo", "foo0"] {
         fs::remove_dir(site.at("up") + "/" + name).unwrap();
     }
-    let outcome = site
-        .haul(&["sync", &up, &site.url(""), "--delete", "--json"])
-        .done();
+    let outcome = site.haul(&["sync", &up, &site.url(""), "--delete", "--json"]).done();
     assert_eq!(outcome.summary("deleted"), 6);
     assert_eq!(outcome.summary("transferred"), 0);
     site.assert_holds(&up, "");
@@ -126,9 +107,7 @@ fn removed_keys_vanish_from_the_directory(server: &Server) {
     for name in ["foo/x-y", "foo0"] {
         fs::remove_dir(format!("{up}/{name}")).unwrap();
     }
-    let outcome = site
-        .haul(&["sync", &site.url(""), &down, "--delete", "--json"])
-        .done();
+    let outcome = site.haul(&["sync", &site.url(""), &down, "--delete", "--json"]).done();
     assert_eq!(outcome.summary("deleted"), 5);
     tree::assert_same(&up, &down);
 }

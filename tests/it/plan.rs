@@ -42,27 +42,17 @@ fn differences<S: PartialEq>(
     written: &str,
 ) -> BTreeMap<String, String> {
     let removed = before.keys().filter(|key| !after.contains_key(*key));
-    let changed = after
-        .iter()
-        .filter(|(key, state)| before.get(*key) != Some(state));
+    let changed = after.iter().filter(|(key, state)| before.get(*key) != Some(state));
     let removed = removed.map(|key| (key.clone(), "delete".to_owned()));
-    removed
-        .chain(changed.map(|(key, _)| (key.clone(), written.to_owned())))
-        .collect()
+    removed.chain(changed.map(|(key, _)| (key.clone(), written.to_owned()))).collect()
 }
 
 fn plan_is_what_an_upload_then_does(server: &Server) {
     let site = Site::new(server);
     let up = half_done(&site);
     let (url, flags) = (site.url(""), ["--delete", "--json"]);
-    let planned = site
-        .haul_with(&["plan", &up, &url], &flags)
-        .done()
-        .planned();
-    let dry = site
-        .haul_with(&["sync", "-n", &up, &url], &flags)
-        .done()
-        .planned();
+    let planned = site.haul_with(&["plan", &up, &url], &flags).done().planned();
+    let dry = site.haul_with(&["sync", "-n", &up, &url], &flags).done().planned();
     let before = site.bucket.list();
     site.haul_with(&["sync", &up, &url], &flags).done();
     let done = differences(&before, &site.bucket.list(), "transfer");
@@ -75,11 +65,7 @@ fn plan_is_what_an_upload_then_does(server: &Server) {
 fn by_key(root: &str) -> BTreeMap<String, tree::Node> {
     let spell = |(path, node): (std::ffi::OsString, tree::Node)| {
         let path = path.into_string().expect("UTF-8");
-        let slash = if node == tree::Node::EmptyDirectory {
-            "/"
-        } else {
-            ""
-        };
+        let slash = if node == tree::Node::EmptyDirectory { "/" } else { "" };
         (path + slash, node)
     };
     tree::read(root).into_iter().map(spell).collect()
@@ -92,10 +78,7 @@ fn plan_is_what_a_download_then_does(server: &Server) {
     site.haul(&["sync", &url, &down]).done();
     site.haul(&["sync", &up, &url, "--delete"]).done();
     let flags = ["--delete", "--json"];
-    let planned = site
-        .haul_with(&["plan", &url, &down], &flags)
-        .done()
-        .planned();
+    let planned = site.haul_with(&["plan", &url, &down], &flags).done().planned();
     let before = by_key(&down);
     site.haul_with(&["sync", &url, &down], &flags).done();
     let done = differences(&before, &by_key(&down), "transfer");
@@ -113,10 +96,7 @@ fn plan_is_what_a_copy_then_does(server: &Server) {
     other.put("extra", b"extra");
     let (url, target) = (site.url(""), format!("s3://{}", other.name));
     let flags = ["--delete", "--json"];
-    let planned = site
-        .haul_with(&["plan", &url, &target], &flags)
-        .done()
-        .planned();
+    let planned = site.haul_with(&["plan", &url, &target], &flags).done().planned();
     let before = other.list();
     site.haul_with(&["sync", &url, &target], &flags).done();
     assert_eq!(planned, differences(&before, &other.list(), "copy"));
@@ -138,10 +118,7 @@ fn dry_run_changes_nothing(server: &Server) {
     }
     assert_eq!(site.bucket.list(), before);
     tree::assert_equal(&tree, &tree::read(&up));
-    assert!(
-        !fs::exists(&absent).unwrap(),
-        "the target directory was made"
-    );
+    assert!(!fs::exists(&absent).unwrap(), "the target directory was made");
     site.proxy.assert_no_transfers();
     assert_eq!(site.proxy.count(Kind::Delete), 0);
 }
@@ -150,10 +127,7 @@ fn plan_shows_what_is_kept_when_asked(server: &Server) {
     let site = Site::new(server);
     let up = half_done(&site);
     let kept = |flags: &[&str]| {
-        let events = site
-            .haul_with(&["plan", &up, &site.url(""), "--json"], flags)
-            .done()
-            .json();
+        let events = site.haul_with(&["plan", &up, &site.url(""), "--json"], flags).done().json();
         let mut kept: Vec<String> = events
             .iter()
             .filter(|event| event["action"] == "keep")
@@ -169,18 +143,8 @@ fn plan_shows_what_is_kept_when_asked(server: &Server) {
 fn plan_prints_one_line_an_action(server: &Server) {
     let site = Site::new(server);
     let up = half_done(&site);
-    let printed = site
-        .haul(&["plan", &up, &site.url(""), "--delete"])
-        .done()
-        .text();
-    for key in [
-        "new",
-        "d/new",
-        "changed",
-        "d/changed",
-        "extra",
-        "d/deep/extra",
-    ] {
+    let printed = site.haul(&["plan", &up, &site.url(""), "--delete"]).done().text();
+    for key in ["new", "d/new", "changed", "d/changed", "extra", "d/deep/extra"] {
         let line = printed.lines().any(|line| line.contains(key));
         assert!(line, "no line for {key} in:\n{printed}");
     }
@@ -191,46 +155,19 @@ fn run_shows_one_mapping(server: &Server) {
     let up = site.directory("up");
     tree::file(&up, "a", "a");
     let target = site.url("p/a");
-    site.haul(&["sync", &up, &site.url("p")])
-        .done()
-        .names(&format!("-> {target}"));
+    site.haul(&["sync", &up, &site.url("p")]).done().names(&format!("-> {target}"));
 }
 
 fn sync_reports_one_summary(server: &Server) {
     let site = Site::new(server);
     let up = half_done(&site);
-    let outcome = site
-        .haul(&["sync", &up, &site.url(""), "--delete", "--json"])
-        .done();
-    let summaries = outcome
-        .json()
-        .iter()
-        .filter(|event| event["event"] == "summary")
-        .count();
+    let outcome = site.haul(&["sync", &up, &site.url(""), "--delete", "--json"]).done();
+    let summaries = outcome.json().iter().filter(|event| event["event"] == "summary").count();
     assert_eq!(summaries, 1);
     let count = |name| outcome.summary(name);
-    assert_eq!(
-        [count("transferred"), count("deleted"), count("kept")],
-        [6, 3, 3]
-    );
-    let rest = [
-        "copied",
-        "spared",
-        "refused",
-        "failed",
-        "unreadable",
-        "exit",
-    ];
+    assert_eq!([count("transferred"), count("deleted"), count("kept")], [6, 3, 3]);
+    let rest = ["copied", "spared", "refused", "failed", "unreadable", "exit"];
     assert_eq!(rest.map(count), [0; 6]);
-    let bytes = [
-        "now new",
-        "now d/new",
-        "now changed",
-        "now d/changed",
-        "../kept",
-    ];
-    assert_eq!(
-        count("bytes"),
-        bytes.map(str::len).iter().sum::<usize>() as u64
-    );
+    let bytes = ["now new", "now d/new", "now changed", "now d/changed", "../kept"];
+    assert_eq!(count("bytes"), bytes.map(str::len).iter().sum::<usize>() as u64);
 }

@@ -12,10 +12,7 @@ on_both_servers! {
 
 /// The site's bucket as the oracle sees it through the proxy.
 fn through_proxy(site: &Site) -> Bucket {
-    let server = Server {
-        endpoint: site.proxy.url(),
-        ..site.server.clone()
-    };
+    let server = Server { endpoint: site.proxy.url(), ..site.server.clone() };
     Bucket::named(&server, &site.bucket.name)
 }
 
@@ -32,10 +29,7 @@ fn proxy_passes_requests_through_and_counts_them(server: &Server) {
     assert_eq!(site.proxy.count(Kind::List), 1);
     let passed = site.proxy.passed();
     let target = &passed[0].target;
-    assert!(
-        target.ends_with("/a/key%20with%20%2B%20and%20%25"),
-        "{target}"
-    );
+    assert!(target.ends_with("/a/key%20with%20%2B%20and%20%25"), "{target}");
     assert_eq!(passed[0].body_bytes, 300_000);
     assert_eq!(passed[1].response_bytes, 300_000);
 }
@@ -43,19 +37,10 @@ fn proxy_passes_requests_through_and_counts_them(server: &Server) {
 fn proxy_answers_in_the_servers_place(server: &Server) {
     let site = Site::new(server);
     let proxied = through_proxy(&site);
-    site.proxy.rule(
-        Rule::every(Kind::Put, Fault::Answer(503, "SlowDown"))
-            .on("/slow")
-            .times(1),
-    );
+    site.proxy.rule(Rule::every(Kind::Put, Fault::Answer(503, "SlowDown")).on("/slow").times(1));
     proxied.put("slow", b"retried");
     assert_eq!(site.bucket.get("slow"), b"retried");
-    let statuses: Vec<u16> = site
-        .proxy
-        .passed()
-        .iter()
-        .map(|passed| passed.status)
-        .collect();
+    let statuses: Vec<u16> = site.proxy.passed().iter().map(|passed| passed.status).collect();
     assert_eq!(statuses, [503, 200]);
 }
 
@@ -63,8 +48,7 @@ fn proxy_flips_one_bit_of_a_body(server: &Server) {
     let site = Site::new(server);
     let proxied = through_proxy(&site);
     site.bucket.put("key", b"0123456789");
-    site.proxy
-        .rule(Rule::every(Kind::Get, Fault::FlipResponse(3)).times(1));
+    site.proxy.rule(Rule::every(Kind::Get, Fault::FlipResponse(3)).times(1));
     assert_eq!(proxied.get("key"), b"0122456789");
     assert_eq!(proxied.get("key"), b"0123456789");
 }

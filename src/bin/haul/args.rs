@@ -27,39 +27,18 @@ pub struct Cli {
 }
 
 /// Flags of every command.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a flag of the command line"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// The S3 endpoint, https://HOST[:PORT] [env: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL]
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "HAUL_ENDPOINT_URL",
-        hide_env = true
-    )]
+    #[arg(long, global = true, value_name = "URL", env = "HAUL_ENDPOINT_URL", hide_env = true)]
     pub endpoint_url: Option<String>,
     /// The region to sign for; Ceph takes any [env: AWS_REGION]
-    #[arg(
-        long,
-        global = true,
-        value_name = "NAME",
-        env = "HAUL_REGION",
-        hide_env = true
-    )]
+    #[arg(long, global = true, value_name = "NAME", env = "HAUL_REGION", hide_env = true)]
     pub region: Option<String>,
     /// A JSON file with `access_key`, `secret_key` and perhaps `endpoint`, that only you can read
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "HAUL_CREDENTIALS",
-        hide_env = true
-    )]
+    #[arg(long, global = true, value_name = "FILE", env = "HAUL_CREDENTIALS", hide_env = true)]
     pub credentials: Option<PathBuf>,
     /// Send unsigned requests, for public buckets
     #[arg(long, global = true)]
@@ -101,11 +80,7 @@ pub struct Global {
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|e| format!("{e}; write 5s or 2m"))?;
-    if duration.is_zero() {
-        Err("it must be longer than nothing".into())
-    } else {
-        Ok(duration)
-    }
+    if duration.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(duration) }
 }
 
 #[derive(Debug, Subcommand)]
@@ -226,10 +201,7 @@ pub struct Compare {
 }
 
 /// How sync changes the target.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a flag of the command line"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Clone, Debug, Args)]
 pub struct How {
     #[command(flatten)]

@@ -36,11 +36,7 @@ impl Session {
         match self.open(url)? {
             (_, path) if path.is_empty() => {
                 let cause = "give s3://BUCKET/KEY";
-                Err(Error::new(
-                    ErrorKind::Usage,
-                    format!("bad URL `{url}`"),
-                    cause,
-                ))
+                Err(Error::new(ErrorKind::Usage, format!("bad URL `{url}`"), cause))
             }
             opened => Ok(opened),
         }
@@ -48,10 +44,7 @@ impl Session {
 
     pub async fn mb(&self, url: &str) -> Result<u8> {
         let name = settings::bucket_only(url)?;
-        self.endpoint()?
-            .create_bucket(&name)
-            .await
-            .map_err(starting)?;
+        self.endpoint()?.create_bucket(&name).await.map_err(starting)?;
         Ok(0)
     }
 
@@ -59,27 +52,19 @@ impl Session {
     pub async fn rb(&self, url: &str) -> Result<u8> {
         let name = settings::bucket_only(url)?;
         let endpoint = self.endpoint()?;
-        let page = endpoint
-            .bucket(&name)
-            .list_page(&haul::bucket::PageRequest::default())
-            .await;
+        let page = endpoint.bucket(&name).list_page(&haul::bucket::PageRequest::default()).await;
         if page.map_err(starting)?.objects.is_empty() {
             return endpoint.delete_bucket(&name).await.map(|()| 0);
         }
         let cause = format!("it is not empty; `haul rm -r s3://{name}` empties it");
-        Err(Error::new(
-            ErrorKind::Denied,
-            format!("cannot remove s3://{name}"),
-            cause,
-        ))
+        Err(Error::new(ErrorKind::Denied, format!("cannot remove s3://{name}"), cause))
     }
 
     pub async fn cat(&self, urls: &[String]) -> Result<u8> {
         for url in urls {
             let (bucket, key) = self.open_object(url)?;
             let mut stdout = tokio::io::stdout();
-            self.or_stop(haul::stream_object(&bucket, &key, &mut stdout))
-                .await?;
+            self.or_stop(haul::stream_object(&bucket, &key, &mut stdout)).await?;
         }
         Ok(0)
     }

@@ -33,9 +33,7 @@ fn main() -> ExitCode {
     };
     start_log(&cli.global);
     raise_file_limit();
-    let threads = std::thread::available_parallelism()
-        .map_or(2, usize::from)
-        .clamp(2, 8);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(threads + OTHER_THREADS)
@@ -59,11 +57,7 @@ fn main() -> ExitCode {
     // that will never end is not.
     runtime.shutdown_timeout(SHUTDOWN);
     let by_signal = signal.load(Ordering::Relaxed);
-    ExitCode::from(if code == INTERRUPTED && by_signal != 0 {
-        by_signal
-    } else {
-        code
-    })
+    ExitCode::from(if code == INTERRUPTED && by_signal != 0 { by_signal } else { code })
 }
 
 fn fail(error: &Error) -> ExitCode {
@@ -79,13 +73,8 @@ fn start_log(global: &Global) {
         _ => tracing::Level::TRACE,
     };
     let filter = tracing_subscriber::filter::Targets::new().with_target("haul", level);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(false);
-    tracing_subscriber::registry()
-        .with(lines)
-        .with(filter)
-        .init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines).with(filter).init();
 }
 
 /// A group of downloads keeps files open until it lands; the soft limit is often only 1,024.
@@ -100,18 +89,8 @@ async fn dispatch(cli: Cli, matches: &ArgMatches, code: &Arc<AtomicU8>) -> Resul
     let Cli { global, command } = cli;
     let stop = Stop::new();
     let mut signals = JoinSet::new();
-    signals.spawn(watch(
-        SignalKind::interrupt(),
-        INTERRUPTED,
-        stop.clone(),
-        Arc::clone(code),
-    ));
-    signals.spawn(watch(
-        SignalKind::terminate(),
-        TERMINATED,
-        stop.clone(),
-        Arc::clone(code),
-    ));
+    signals.spawn(watch(SignalKind::interrupt(), INTERRUPTED, stop.clone(), Arc::clone(code)));
+    signals.spawn(watch(SignalKind::terminate(), TERMINATED, stop.clone(), Arc::clone(code)));
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     let session = commands::Session::new(global, stop);
     match command {
@@ -121,18 +100,10 @@ async fn dispatch(cli: Cli, matches: &ArgMatches, code: &Arc<AtomicU8>) -> Resul
         Command::Cp { copy } => session.cp(&copy, haul::Afterwards::KeepSource).await,
         Command::Mv { copy } => session.cp(&copy, haul::Afterwards::RemoveSource).await,
         Command::Cat { urls } => session.cat(&urls).await,
-        Command::Ls {
-            url,
-            recursive,
-            long,
-        } => session.ls(url.as_deref(), recursive, long).await,
+        Command::Ls { url, recursive, long } => session.ls(url.as_deref(), recursive, long).await,
         Command::Du { url } => session.du(&url).await,
         Command::Stat { url } => session.stat(&url).await,
-        Command::Rm {
-            url,
-            recursive,
-            dry_run,
-        } => session.rm(&url, recursive, dry_run).await,
+        Command::Rm { url, recursive, dry_run } => session.rm(&url, recursive, dry_run).await,
         Command::Mb { url } => session.mb(&url).await,
         Command::Rb { url } => session.rb(&url).await,
     }

@@ -10,11 +10,7 @@ use haul::{
 
 /// Connects with the endpoint and keys of, in this order: flags, environment, key file.
 pub fn connect(global: &Global) -> Result<Endpoint> {
-    let file = global
-        .credentials
-        .as_deref()
-        .map(KeyFile::read)
-        .transpose()?;
+    let file = global.credentials.as_deref().map(KeyFile::read).transpose()?;
     let credentials = match &file {
         _ if global.no_sign_request => Credentials::anonymous(),
         Some(file) => file.credentials()?,
@@ -45,10 +41,7 @@ pub fn connect(global: &Global) -> Result<Endpoint> {
 }
 
 fn from_environment() -> Result<Credentials> {
-    let (access, secret) = (
-        variable("AWS_ACCESS_KEY_ID"),
-        variable("AWS_SECRET_ACCESS_KEY"),
-    );
+    let (access, secret) = (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"));
     let missing = match (&access, &secret) {
         (Some(access), Some(secret)) => {
             let token = variable("AWS_SESSION_TOKEN");
@@ -90,11 +83,9 @@ pub fn connected<'a>(global: &Global, endpoint: &'a mut Option<Endpoint>) -> Res
 pub fn object(text: &str) -> Result<(String, String)> {
     match Location::parse(text)? {
         Location::Bucket { bucket, path } => Ok((bucket, path)),
-        Location::Local(_) => Err(Error::new(
-            ErrorKind::Usage,
-            format!("bad URL `{text}`"),
-            "give s3://BUCKET[/KEY]",
-        )),
+        Location::Local(_) => {
+            Err(Error::new(ErrorKind::Usage, format!("bad URL `{text}`"), "give s3://BUCKET[/KEY]"))
+        }
     }
 }
 
@@ -102,11 +93,9 @@ pub fn object(text: &str) -> Result<(String, String)> {
 pub fn bucket_only(text: &str) -> Result<String> {
     match object(text)? {
         (bucket, path) if path.is_empty() => Ok(bucket),
-        _ => Err(Error::new(
-            ErrorKind::Usage,
-            format!("bad URL `{text}`"),
-            "give s3://BUCKET alone",
-        )),
+        _ => {
+            Err(Error::new(ErrorKind::Usage, format!("bad URL `{text}`"), "give s3://BUCKET alone"))
+        }
     }
 }
 
@@ -131,11 +120,7 @@ pub fn filter(compare: &Compare, matches: &ArgMatches) -> Result<Filter> {
 
 /// What counts as the same.
 pub fn compare_by(compare: &Compare) -> CompareBy {
-    if compare.size_only {
-        CompareBy::Size
-    } else {
-        CompareBy::Content
-    }
+    if compare.size_only { CompareBy::Size } else { CompareBy::Content }
 }
 
 /// What deletes are allowed.

@@ -64,10 +64,7 @@ impl Face {
     pub fn end(self, outcome: Result<Summary>) -> Result<Summary> {
         let Self { ticker, lines, .. } = self;
         let elapsed = ticker.map(Ticker::stop);
-        lines
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-            .print();
+        lines.into_inner().unwrap_or_else(PoisonError::into_inner).print();
         let summary = outcome?;
         if self.json {
             println!("{}", json::summary(&summary));
@@ -96,10 +93,7 @@ impl Face {
         if self.style == Style::Run {
             println!("{line}");
         } else {
-            self.lines
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(line);
+            self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
     }
 
@@ -111,11 +105,7 @@ impl Face {
             && !self.mapped.swap(true, Ordering::Relaxed)
         {
             let key = source.key.as_str();
-            self.say(&format!(
-                "{} -> {}",
-                self.source.name(key),
-                self.target.name(key)
-            ));
+            self.say(&format!("{} -> {}", self.source.name(key), self.target.name(key)));
         }
         if self.style != Style::Run || self.verbose {
             let shown = self.verbose || !matches!(action, haul::Action::Keep { .. });
@@ -131,24 +121,13 @@ impl Face {
             }
         }
         if let haul::Action::Refuse { name, reason } = action {
-            self.say(&format!(
-                "haul: cannot transfer {}: {reason}",
-                haul::key::printable(name)
-            ));
+            self.say(&format!("haul: cannot transfer {}: {reason}", haul::key::printable(name)));
         }
     }
 
     fn unread(&self, gap: &Gap) {
-        let name = if gap.name().is_empty() {
-            "the root"
-        } else {
-            gap.name()
-        };
-        self.say(&format!(
-            "haul: cannot read {}: {}",
-            haul::key::printable(name),
-            gap.cause()
-        ));
+        let name = if gap.name().is_empty() { "the root" } else { gap.name() };
+        self.say(&format!("haul: cannot read {}: {}", haul::key::printable(name), gap.cause()));
         if self.json {
             self.data(&json::unread(gap));
         }
@@ -183,10 +162,7 @@ impl Observer for Face {
             Event::PlanComplete => self.meter.complete(),
             Event::Restarted => {
                 self.meter.restart();
-                self.lines
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clear();
+                self.lines.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 if self.verbose {
                     self.say("the server lists out of order; sorting on disk");
                 }
@@ -214,12 +190,7 @@ impl Single {
         meter.complete();
         let bars = wants_progress(global) && draws_bars(global);
         let ticker = bars.then(|| Ticker::start(&meter, true));
-        Self {
-            meter,
-            ticker,
-            json: global.json,
-            verbose: global.verbose > 0,
-        }
+        Self { meter, ticker, json: global.json, verbose: global.verbose > 0 }
     }
 
     pub fn done(self, source: &str, target: &str, bytes: u64) {

@@ -29,15 +29,8 @@ pub enum Kind {
 
 impl Kind {
     pub fn of(request: &Head) -> Self {
-        let (path, query) = request
-            .target()
-            .split_once('?')
-            .unwrap_or((request.target(), ""));
-        let has = |name: &str| {
-            query
-                .split('&')
-                .any(|pair| pair.split('=').next() == Some(name))
-        };
+        let (path, query) = request.target().split_once('?').unwrap_or((request.target(), ""));
+        let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
         let names_object = path.trim_matches('/').contains('/');
         match request.method() {
             "HEAD" => Self::Head,
@@ -56,10 +49,7 @@ impl Kind {
     }
 
     pub fn moves_bytes(self) -> bool {
-        matches!(
-            self,
-            Self::Get | Self::Put | Self::Part | Self::Copy | Self::Begin
-        )
+        matches!(self, Self::Get | Self::Put | Self::Part | Self::Copy | Self::Begin)
     }
 }
 
@@ -79,9 +69,7 @@ impl Head {
                 let cut = io::Error::from(io::ErrorKind::UnexpectedEof);
                 return if start == 0 { Ok(None) } else { Err(cut) };
             }
-            let line = String::from_utf8_lossy(&bytes[start..])
-                .trim_end()
-                .to_owned();
+            let line = String::from_utf8_lossy(&bytes[start..]).trim_end().to_owned();
             if line.is_empty() {
                 return Ok(Some(Self { bytes, lines }));
             }
@@ -90,10 +78,7 @@ impl Head {
     }
 
     fn word(&self, index: usize) -> &str {
-        self.lines
-            .first()
-            .and_then(|line| line.split(' ').nth(index))
-            .unwrap_or_default()
+        self.lines.first().and_then(|line| line.split(' ').nth(index)).unwrap_or_default()
     }
 
     pub fn method(&self) -> &str {
@@ -116,8 +101,7 @@ impl Head {
     }
 
     pub fn closes(&self) -> bool {
-        self.header("connection")
-            .is_some_and(|value| value.eq_ignore_ascii_case("close"))
+        self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
     /// The head's bytes with one header left out.
@@ -126,15 +110,9 @@ impl Head {
             return self.bytes.clone();
         }
         let keeps = |line: &&String| {
-            line.split_once(':')
-                .is_none_or(|(found, _)| !found.eq_ignore_ascii_case(name))
+            line.split_once(':').is_none_or(|(found, _)| !found.eq_ignore_ascii_case(name))
         };
-        let kept: Vec<&str> = self
-            .lines
-            .iter()
-            .filter(keeps)
-            .map(String::as_str)
-            .collect();
+        let kept: Vec<&str> = self.lines.iter().filter(keeps).map(String::as_str).collect();
         format!("{}\r\n\r\n", kept.join("\r\n")).into_bytes()
     }
 
@@ -144,9 +122,7 @@ impl Head {
         if self.header("transfer-encoding").is_some_and(chunked) {
             return Body::Chunked;
         }
-        let length = self
-            .header("content-length")
-            .and_then(|value| value.parse().ok());
+        let length = self.header("content-length").and_then(|value| value.parse().ok());
         Body::Length(length.unwrap_or(0))
     }
 
@@ -157,11 +133,7 @@ impl Head {
         }
         let delimited =
             self.header("content-length").is_some() || self.header("transfer-encoding").is_some();
-        if delimited {
-            self.body()
-        } else {
-            Body::UntilClosed
-        }
+        if delimited { self.body() } else { Body::UntilClosed }
     }
 }
 
@@ -196,20 +168,14 @@ impl Flow {
         {
             piece[usize::try_from(offset - self.passed).unwrap()] ^= 1;
         }
-        let room = self
-            .cut_after
-            .map_or(length, |limit| (limit - self.passed).min(length));
+        let room = self.cut_after.map_or(length, |limit| (limit - self.passed).min(length));
         sink.write_all(&piece[..usize::try_from(room).unwrap()])?;
         self.passed += room;
         if let Some(rate) = self.bytes_per_second {
             thread::sleep(Duration::from_micros(length * 1_000_000 / rate));
         }
         let cut = self.cut_after == Some(self.passed);
-        if cut {
-            Err(io::ErrorKind::ConnectionReset.into())
-        } else {
-            Ok(())
-        }
+        if cut { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
 }
 
@@ -269,9 +235,7 @@ fn relay_bytes(
     let mut buffer = vec![0; 64 << 10];
     let mut left = length;
     while left > 0 {
-        let want = usize::try_from(left)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let got = source.read(&mut buffer[..want])?;
         if got == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

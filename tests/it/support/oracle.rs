@@ -34,19 +34,13 @@ impl Oracle {
             .expect("the oracle's Python starts");
         let requests = process.stdin.take().expect("stdin is piped");
         let replies = BufReader::new(process.stdout.take().expect("stdout is piped"));
-        Self {
-            _process: process,
-            requests,
-            replies,
-        }
+        Self { _process: process, requests, replies }
     }
 
     fn ask(&mut self, request: &Value) -> Result<Value, String> {
         writeln!(self.requests, "{request}").map_err(|error| error.to_string())?;
         let mut line = String::new();
-        self.replies
-            .read_line(&mut line)
-            .map_err(|error| error.to_string())?;
+        self.replies.read_line(&mut line).map_err(|error| error.to_string())?;
         let mut answer: Value =
             serde_json::from_str(&line).map_err(|error| format!("{error} in {line:?}"))?;
         match answer.get("error") {
@@ -57,10 +51,7 @@ impl Oracle {
 }
 
 fn ask(request: &Value) -> Result<Value, String> {
-    ORACLE
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .ask(request)
+    ORACLE.lock().unwrap_or_else(PoisonError::into_inner).ask(request)
 }
 
 /// What S3 answers as `ETag` for this file, sent whole or in parts of `part_bytes`.
@@ -101,10 +92,7 @@ pub struct Bucket {
 
 impl Bucket {
     pub fn named(server: &Server, name: &str) -> Self {
-        Self {
-            endpoint: server.endpoint.clone(),
-            name: name.to_owned(),
-        }
+        Self { endpoint: server.endpoint.clone(), name: name.to_owned() }
     }
 
     fn try_ask(&self, operation: &str, mut request: Value) -> Result<Value, String> {
@@ -115,20 +103,16 @@ impl Bucket {
     }
 
     fn ask(&self, operation: &str, request: Value) -> Value {
-        self.try_ask(operation, request)
-            .unwrap_or_else(|error| panic!("{error}"))
+        self.try_ask(operation, request).unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub fn exists(&self) -> bool {
-        self.ask("bucket_exists", json!({}))
-            .as_bool()
-            .expect("a bool")
+        self.ask("bucket_exists", json!({})).as_bool().expect("a bool")
     }
 
     /// Stores a small object and answers its `ETag`.
     pub fn put(&self, key: &str, body: &[u8]) -> String {
-        self.try_put(key, body)
-            .unwrap_or_else(|error| panic!("{error}"))
+        self.try_put(key, body).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// As [`Bucket::put`], for keys that a server may refuse.
@@ -154,9 +138,7 @@ impl Bucket {
     }
 
     pub fn get(&self, key: &str) -> Vec<u8> {
-        BASE64
-            .decode(text(&self.ask("get", json!({"key": key}))))
-            .expect("base64")
+        BASE64.decode(text(&self.ask("get", json!({"key": key})))).expect("base64")
     }
 
     /// The body's BLAKE3 in hex, by way of a temporary file, whatever its size.
@@ -172,10 +154,7 @@ impl Bucket {
         Some(Head {
             size: reply["size"].as_u64()?,
             etag: text(&reply["etag"]),
-            metadata: metadata
-                .iter()
-                .map(|(name, value)| (name.clone(), text(value)))
-                .collect(),
+            metadata: metadata.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
         })
     }
 
@@ -185,13 +164,7 @@ impl Bucket {
         let entries = reply.as_array().expect("a list");
         let pair = |entry: &Value| {
             let size = entry["size"].as_u64().expect("a size");
-            (
-                text(&entry["key"]),
-                Listed {
-                    size,
-                    etag: text(&entry["etag"]),
-                },
-            )
+            (text(&entry["key"]), Listed { size, etag: text(&entry["etag"]) })
         };
         entries.iter().map(pair).collect()
     }

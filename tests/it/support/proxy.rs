@@ -71,13 +71,7 @@ pub struct Rule {
 impl Rule {
     /// Every request of this kind.
     pub fn every(kind: Kind, fault: Fault) -> Self {
-        Self {
-            kind,
-            target_contains: String::new(),
-            skip: 0,
-            times: usize::MAX,
-            fault,
-        }
+        Self { kind, target_contains: String::new(), skip: 0, times: usize::MAX, fault }
     }
 
     /// Only requests with this in their path or query.
@@ -132,11 +126,7 @@ impl Shared {
     /// Brings the record of a request up to date, unless it was forgotten meanwhile.
     fn record(&self, now: Passed) {
         let mut passed = lock(&self.passed);
-        if let Some(known) = passed
-            .iter_mut()
-            .rev()
-            .find(|known| known.number == now.number)
-        {
+        if let Some(known) = passed.iter_mut().rev().find(|known| known.number == now.number) {
             *known = now;
         }
     }
@@ -158,11 +148,7 @@ impl Proxy {
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
         });
-        Self {
-            address,
-            shared,
-            acceptor: Some(acceptor),
-        }
+        Self { address, shared, acceptor: Some(acceptor) }
     }
 
     pub fn url(&self) -> String {
@@ -186,32 +172,20 @@ impl Proxy {
 
     /// How many requests of this kind arrived.
     pub fn count(&self, kind: Kind) -> usize {
-        self.passed()
-            .iter()
-            .filter(|passed| passed.kind == kind)
-            .count()
+        self.passed().iter().filter(|passed| passed.kind == kind).count()
     }
 
     /// How many requests of this kind were answered.
     pub fn answered(&self, kind: Kind) -> usize {
-        self.passed()
-            .iter()
-            .filter(|passed| passed.kind == kind && passed.status > 0)
-            .count()
+        self.passed().iter().filter(|passed| passed.kind == kind && passed.status > 0).count()
     }
 
     /// Fails where an object's bytes went either way, or one was copied.
     #[track_caller]
     pub fn assert_no_transfers(&self) {
-        let moved: Vec<Passed> = self
-            .passed()
-            .into_iter()
-            .filter(|passed| passed.kind.moves_bytes())
-            .collect();
-        assert!(
-            moved.is_empty(),
-            "sent although nothing changed: {moved:#?}"
-        );
+        let moved: Vec<Passed> =
+            self.passed().into_iter().filter(|passed| passed.kind.moves_bytes()).collect();
+        assert!(moved.is_empty(), "sent although nothing changed: {moved:#?}");
     }
 }
 
@@ -264,12 +238,7 @@ impl Connection {
         let number = shared.next_number.fetch_add(1, Ordering::Relaxed);
         let both = [client.try_clone()?, server.try_clone()?];
         lock(&shared.open).insert(number, both);
-        Ok(Self {
-            number,
-            client: BufReader::new(client),
-            server: BufReader::new(server),
-            shared,
-        })
+        Ok(Self { number, client: BufReader::new(client), server: BufReader::new(server), shared })
     }
 
     /// Serves request after request; an error or a fault ends the connection on both sides.
@@ -289,14 +258,8 @@ impl Connection {
         let (kind, target) = (Kind::of(&request), request.target().to_owned());
         let fault = self.strike(kind, &target);
         let number = self.shared.next_number.fetch_add(1, Ordering::Relaxed);
-        let mut passed = Passed {
-            number,
-            kind,
-            target,
-            body_bytes: 0,
-            response_bytes: 0,
-            status: 0,
-        };
+        let mut passed =
+            Passed { number, kind, target, body_bytes: 0, response_bytes: 0, status: 0 };
         lock(&self.shared.passed).push(passed.clone());
         let reusable = self.relay(&request, fault, &mut passed);
         self.shared.record(passed);
@@ -304,9 +267,7 @@ impl Connection {
     }
 
     fn strike(&self, kind: Kind, target: &str) -> Option<Fault> {
-        lock(&self.shared.rules)
-            .iter_mut()
-            .find_map(|rule| rule.strike(kind, target))
+        lock(&self.shared.rules).iter_mut().find_map(|rule| rule.strike(kind, target))
     }
 
     fn relay(
@@ -344,15 +305,9 @@ impl Connection {
         passed: &mut Passed,
     ) -> io::Result<bool> {
         self.welcome(request)?;
-        self.server
-            .get_mut()
-            .write_all(&request.without("expect"))?;
-        let sent = http::relay_body(
-            &request.body(),
-            &mut self.client,
-            self.server.get_mut(),
-            &mut up,
-        );
+        self.server.get_mut().write_all(&request.without("expect"))?;
+        let sent =
+            http::relay_body(&request.body(), &mut self.client, self.server.get_mut(), &mut up);
         passed.body_bytes = up.passed;
         sent?;
         let response = loop {
@@ -373,9 +328,7 @@ impl Connection {
     /// Answers `Expect: 100-continue` itself, so that the body comes at once.
     fn welcome(&mut self, request: &Head) -> io::Result<()> {
         if request.header("expect").is_some() {
-            self.client
-                .get_mut()
-                .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            self.client.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
         Ok(())
     }
@@ -389,12 +342,7 @@ impl Connection {
     ) -> io::Result<bool> {
         self.welcome(request)?;
         let nowhere = &mut io::sink();
-        http::relay_body(
-            &request.body(),
-            &mut self.client,
-            nowhere,
-            &mut Flow::default(),
-        )?;
+        http::relay_body(&request.body(), &mut self.client, nowhere, &mut Flow::default())?;
         let xml = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
              <Error><Code>{code}</Code><Message>injected</Message></Error>"
@@ -434,8 +382,5 @@ impl Drop for Connection {
 }
 
 fn waits(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

@@ -26,16 +26,9 @@ impl Run {
     /// `haul` with no variable set but PATH, HOME and the state directory.
     pub fn bare(home: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
-        command
-            .env_clear()
-            .env("HOME", home)
-            .env("XDG_STATE_HOME", home);
+        command.env_clear().env("HOME", home).env("XDG_STATE_HOME", home);
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        Self {
-            command,
-            secret: String::new(),
-            stdin: Vec::new(),
-        }
+        Self { command, secret: String::new(), stdin: Vec::new() }
     }
 
     /// Sets the environment's keys. No output of the run may then contain the secret.
@@ -63,11 +56,7 @@ impl Run {
     /// Runs this copy of the binary as the user who owns nothing.
     pub fn by_nobody(mut self, binary: &str) -> Self {
         let mut command = Command::new(binary);
-        command
-            .env_clear()
-            .args(self.command.get_args())
-            .uid(NOBODY)
-            .gid(NOBODY);
+        command.env_clear().args(self.command.get_args()).uid(NOBODY).gid(NOBODY);
         for (name, value) in self.command.get_envs() {
             command.env(name, value.unwrap_or_default());
         }
@@ -150,10 +139,7 @@ impl Running {
         let printed = outcome.output();
         let told = !self.secret.is_empty() && printed.contains(&self.secret);
         assert!(!told, "the secret key was printed:\n{printed}");
-        assert!(
-            !outcome.stderr.contains("panicked at"),
-            "haul panicked:\n{printed}"
-        );
+        assert!(!outcome.stderr.contains("panicked at"), "haul panicked:\n{printed}");
         outcome
     }
 }
@@ -186,11 +172,7 @@ impl Outcome {
     #[track_caller]
     pub fn exits(self, codes: &[i32]) -> Self {
         let code = self.code.unwrap_or(-1);
-        assert!(
-            codes.contains(&code),
-            "exit {code}, not {codes:?}:\n{}",
-            self.output()
-        );
+        assert!(codes.contains(&code), "exit {code}, not {codes:?}:\n{}", self.output());
         self
     }
 
@@ -204,26 +186,15 @@ impl Outcome {
     #[track_caller]
     pub fn names(self, text: &str) -> Self {
         let printed = self.output();
-        assert!(
-            printed.contains(text),
-            "{text:?} is not named in:\n{printed}"
-        );
+        assert!(printed.contains(text), "{text:?} is not named in:\n{printed}");
         self
     }
 
     /// One clear message: at most two lines on stderr, with this in it in either case of letters.
     #[track_caller]
     pub fn explains(self, text: &str) -> Self {
-        let lines = self
-            .stderr
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .count();
-        assert!(
-            (1..=2).contains(&lines),
-            "not one clear line:\n{}",
-            self.stderr
-        );
+        let lines = self.stderr.lines().filter(|line| !line.trim().is_empty()).count();
+        assert!((1..=2).contains(&lines), "not one clear line:\n{}", self.stderr);
         let found = self.stderr.to_lowercase().contains(&text.to_lowercase());
         assert!(found, "{text:?} is not named in:\n{}", self.stderr);
         self
@@ -245,9 +216,7 @@ impl Outcome {
         let events = self.json();
         let summary = events.last().expect("a summary line");
         assert_eq!(summary["event"], "summary", "the last line");
-        summary[name]
-            .as_u64()
-            .unwrap_or_else(|| panic!("no {name} in {summary}"))
+        summary[name].as_u64().unwrap_or_else(|| panic!("no {name} in {summary}"))
     }
 
     /// Planned actions by key; those that keep are left out.

@@ -58,10 +58,7 @@ pub fn required(name: &str) -> String {
 pub fn rgw() -> Option<Server> {
     if env::var("HAUL_TEST_WITHOUT_RGW").is_ok_and(|value| value == "1") {
         SAID_ALOUD.call_once(|| {
-            let _ = writeln!(
-                io::stderr(),
-                "NOT TESTED ON CEPH RGW: HAUL_TEST_WITHOUT_RGW IS SET"
-            );
+            let _ = writeln!(io::stderr(), "NOT TESTED ON CEPH RGW: HAUL_TEST_WITHOUT_RGW IS SET");
         });
         return None;
     }

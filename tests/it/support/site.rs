@@ -39,9 +39,7 @@ impl Site {
     /// A path of this name in the test's directory. Nothing is created.
     pub fn at(&self, name: &str) -> String {
         let path = self.directory.path().join(name);
-        path.to_str()
-            .expect("test directories have UTF-8 names")
-            .to_owned()
+        path.to_str().expect("test directories have UTF-8 names").to_owned()
     }
 
     /// A directory of this name, which is made.
@@ -117,10 +115,8 @@ impl Site {
     #[track_caller]
     pub fn assert_holds(&self, root: &str, prefix: &str) {
         let tree = tree::read(root);
-        let expected: BTreeSet<String> = tree
-            .iter()
-            .map(|(path, node)| format!("{prefix}{}", key(path, node)))
-            .collect();
+        let expected: BTreeSet<String> =
+            tree.iter().map(|(path, node)| format!("{prefix}{}", key(path, node))).collect();
         assert_eq!(self.bucket.keys(), expected, "the keys in the bucket");
         self.assert_objects(root, &tree, prefix);
     }
@@ -144,12 +140,7 @@ impl Site {
         for (path, node) in tree {
             let key = format!("{prefix}{}", key(path, node));
             match node {
-                Node::File {
-                    mode,
-                    mtime,
-                    size,
-                    hash,
-                } => {
+                Node::File { mode, mtime, size, hash } => {
                     self.assert_file_object(&key, &Path::new(root).join(path), *size, hash);
                     self.assert_metadata(&key, "blake3", hash);
                     self.assert_metadata(&key, "mtime", mtime);
@@ -160,11 +151,7 @@ impl Site {
                     self.assert_metadata(&key, "mode", "120777");
                 }
                 Node::EmptyDirectory => {
-                    assert_eq!(
-                        self.bucket.head(&key).map(|head| head.size),
-                        Some(0),
-                        "{key:?}"
-                    );
+                    assert_eq!(self.bucket.head(&key).map(|head| head.size), Some(0), "{key:?}");
                 }
             }
         }
@@ -172,28 +159,18 @@ impl Site {
 
     #[track_caller]
     fn assert_file_object(&self, key: &str, path: &Path, size: u64, hash: &str) {
-        let head = self
-            .bucket
-            .head(key)
-            .unwrap_or_else(|| panic!("no object {key:?}"));
+        let head = self.bucket.head(key).unwrap_or_else(|| panic!("no object {key:?}"));
         let part_bytes = (size > PART_BYTES).then_some(PART_BYTES);
         assert_eq!(head.size, size, "the size of {key:?}");
         assert_eq!(self.bucket.hash(key), hash, "the bytes of {key:?}");
         assert_eq!(head.etag, etag_of(path, part_bytes), "the ETag of {key:?}");
         let expected = part_bytes.map(|bytes| bytes.to_string());
-        assert_eq!(
-            head.metadata.get("part-size"),
-            expected.as_ref(),
-            "part-size of {key:?}"
-        );
+        assert_eq!(head.metadata.get("part-size"), expected.as_ref(), "part-size of {key:?}");
     }
 
     #[track_caller]
     pub fn assert_metadata(&self, key: &str, name: &str, expected: &str) {
-        let head = self
-            .bucket
-            .head(key)
-            .unwrap_or_else(|| panic!("no object {key:?}"));
+        let head = self.bucket.head(key).unwrap_or_else(|| panic!("no object {key:?}"));
         let found = head.metadata.get(name).map(String::as_str);
         assert_eq!(found, Some(expected), "{name} of {key:?}");
     }
@@ -219,16 +196,7 @@ fn unique_name() -> String {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     let current = std::thread::current();
-    let test = current
-        .name()
-        .unwrap_or_default()
-        .rsplit("::")
-        .next()
-        .unwrap_or_default();
-    let slug: String = test
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .take(36)
-        .collect();
+    let test = current.name().unwrap_or_default().rsplit("::").next().unwrap_or_default();
+    let slug: String = test.chars().filter(char::is_ascii_alphanumeric).take(36).collect();
     format!("haul-{slug}-{}-{number}", process::id())
 }

@@ -12,15 +12,8 @@ use std::time::{Duration, SystemTime};
 /// What a mirror has to keep of one path. Only empty directories count as themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
-    File {
-        mode: u32,
-        mtime: String,
-        size: u64,
-        hash: String,
-    },
-    Symlink {
-        text: OsString,
-    },
+    File { mode: u32, mtime: String, size: u64, hash: String },
+    Symlink { text: OsString },
     EmptyDirectory,
 }
 
@@ -46,9 +39,7 @@ pub fn read(root: impl AsRef<Path>) -> Tree {
 fn node(path: &Path) -> Option<Node> {
     let metadata = fs::symlink_metadata(path).unwrap();
     if metadata.is_symlink() {
-        return Some(Node::Symlink {
-            text: fs::read_link(path).unwrap().into_os_string(),
-        });
+        return Some(Node::Symlink { text: fs::read_link(path).unwrap().into_os_string() });
     }
     if metadata.is_dir() {
         let empty = fs::read_dir(path).unwrap().next().is_none();
@@ -80,11 +71,8 @@ pub fn assert_equal(expected: &Tree, found: &Tree) {
     for (path, node) in expected {
         assert_eq!(Some(node), found.get(path), "at {}", show(path));
     }
-    let extra: Vec<String> = found
-        .keys()
-        .filter(|path| !expected.contains_key(*path))
-        .map(show)
-        .collect();
+    let extra: Vec<String> =
+        found.keys().filter(|path| !expected.contains_key(*path)).map(show).collect();
     assert!(extra.is_empty(), "unexpected: {extra:?}");
 }
 
@@ -126,10 +114,8 @@ pub fn noise(size: usize, seed: u64) -> Vec<u8> {
         word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (word ^ (word >> 31)).to_le_bytes()
     };
-    let mut bytes: Vec<u8> = std::iter::repeat_with(&mut next)
-        .take(size / 8 + 1)
-        .flatten()
-        .collect();
+    let mut bytes: Vec<u8> =
+        std::iter::repeat_with(&mut next).take(size / 8 + 1).flatten().collect();
     bytes.truncate(size);
     bytes
 }
@@ -139,12 +125,7 @@ fn write(root: &Path, path: &Path, write_body: impl FnOnce(&mut File)) {
     fs::create_dir_all(full.parent().unwrap()).unwrap();
     let mut file = File::create(&full).unwrap();
     write_body(&mut file);
-    let nanoseconds = path
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .map(|byte| u32::from(*byte))
-        .sum::<u32>();
+    let nanoseconds = path.as_os_str().as_bytes().iter().map(|byte| u32::from(*byte)).sum::<u32>();
     let mtime = Duration::new(1_700_000_000, 123_000_000 + nanoseconds);
     file.set_modified(SystemTime::UNIX_EPOCH + mtime).unwrap();
 }
@@ -166,15 +147,12 @@ pub fn chmod(path: impl AsRef<Path>, mode: u32) {
 /// Sets the mtime to one second, whatever it was.
 pub fn touch(path: impl AsRef<Path>, seconds: u64) {
     let file = File::options().write(true).open(path).unwrap();
-    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
-        .unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
 }
 
 /// Names of temporary files that a download left behind.
 pub fn temporary_files(root: impl AsRef<Path>) -> Vec<String> {
-    let found = walkdir::WalkDir::new(root)
-        .into_iter()
-        .filter_map(Result::ok);
+    let found = walkdir::WalkDir::new(root).into_iter().filter_map(Result::ok);
     found
         .map(|found| found.file_name().to_string_lossy().into_owned())
         .filter(|name| name.starts_with(".haul-"))

@@ -13,10 +13,7 @@ const STREAM: &str = "-";
 enum End {
     Stream,
     File(PathBuf),
-    Object {
-        bucket: Arc<dyn Bucket>,
-        key: String,
-    },
+    Object { bucket: Arc<dyn Bucket>, key: String },
 }
 
 impl Session {
@@ -24,23 +21,15 @@ impl Session {
         let moves = afterwards == Afterwards::RemoveSource;
         if copy.recursive {
             let (source, target) = (copy.source.clone(), copy.target.clone());
-            return self
-                .transfer_all(&Ends { source, target }, afterwards)
-                .await;
+            return self.transfer_all(&Ends { source, target }, afterwards).await;
         }
         if moves && (copy.source == STREAM || copy.target == STREAM) {
             return Err(usage("cannot move", "a stream can only be copied"));
         }
         let (source, target) = self.ends(copy)?;
         let single = Single::new(&self.global);
-        let control = Control {
-            observer: &single,
-            stop: self.stop.clone(),
-        };
-        let bytes = self
-            .copy_one(&source, &target, &control)
-            .await
-            .map_err(starting)?;
+        let control = Control { observer: &single, stop: self.stop.clone() };
+        let bytes = self.copy_one(&source, &target, &control).await.map_err(starting)?;
         if moves {
             remove(&source).await?;
         }
@@ -54,18 +43,14 @@ impl Session {
         let end = |text: &str| match (text, Location::parse(text)?) {
             (STREAM, _) => Ok(End::Stream),
             (_, Location::Local(path)) => Ok(End::File(path)),
-            (_, Location::Bucket { bucket, path }) => Ok(End::Object {
-                bucket: endpoint.bucket(&bucket),
-                key: path,
-            }),
+            (_, Location::Bucket { bucket, path }) => {
+                Ok(End::Object { bucket: endpoint.bucket(&bucket), key: path })
+            }
         };
         let source = end(&copy.source)?;
         let name = match &source {
             End::Stream => None,
-            End::File(path) => path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .map(str::to_owned),
+            End::File(path) => path.file_name().and_then(|name| name.to_str()).map(str::to_owned),
             End::Object { key, .. } => key.rsplit('/').next().map(str::to_owned),
         };
         if let End::File(path) = &source
@@ -103,27 +88,17 @@ impl Session {
             }
             (End::Object { bucket, key }, End::Stream) => {
                 let mut stdout = tokio::io::stdout();
-                self.or_stop(haul::stream_object(bucket, key, &mut stdout))
-                    .await
+                self.or_stop(haul::stream_object(bucket, key, &mut stdout)).await
             }
             (End::Object { bucket, key }, End::File(path)) => {
-                haul::download_file(bucket, key, path, control)
-                    .await
-                    .map_err(|e| hint(e, key))
+                haul::download_file(bucket, key, path, control).await.map_err(|e| hint(e, key))
             }
-            (
-                End::Object { bucket, key },
-                End::Object {
-                    bucket: to,
-                    key: to_key,
-                },
-            ) => haul::copy_object(bucket, key, to, to_key, control)
-                .await
-                .map_err(|e| hint(e, key)),
-            (End::File(_) | End::Stream, End::File(_) | End::Stream) => Err(usage(
-                "cannot copy",
-                "both ends are on this machine; use cp or rsync",
-            )),
+            (End::Object { bucket, key }, End::Object { bucket: to, key: to_key }) => {
+                haul::copy_object(bucket, key, to, to_key, control).await.map_err(|e| hint(e, key))
+            }
+            (End::File(_) | End::Stream, End::File(_) | End::Stream) => {
+                Err(usage("cannot copy", "both ends are on this machine; use cp or rsync"))
+            }
         }
     }
 }

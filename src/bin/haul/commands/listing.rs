@@ -17,14 +17,8 @@ impl Session {
         let (bucket, path) = self.open(url)?;
         let prefix = directory_prefix(&path);
         let by_directory = !recursive;
-        let mut pages = Pages::new(
-            &bucket,
-            PageRequest {
-                prefix: prefix.clone(),
-                by_directory,
-                token: None,
-            },
-        );
+        let mut pages =
+            Pages::new(&bucket, PageRequest { prefix: prefix.clone(), by_directory, token: None });
         let mut any = false;
         while let Some(page) = self.or_stop(pages.next()).await? {
             any |= !page.objects.is_empty() || !page.prefixes.is_empty();
@@ -36,17 +30,14 @@ impl Session {
             return Ok(0);
         }
         // Not a directory: perhaps an object.
-        let info = self
-            .or_stop(bucket.head(&path))
-            .await
-            .map_err(|error| match error.kind() {
-                ErrorKind::NotFound => Error::new(
-                    ErrorKind::NotFound,
-                    format!("cannot list {url}"),
-                    "there is no such object or prefix",
-                ),
-                _ => error,
-            })?;
+        let info = self.or_stop(bucket.head(&path)).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::new(
+                ErrorKind::NotFound,
+                format!("cannot list {url}"),
+                "there is no such object or prefix",
+            ),
+            _ => error,
+        })?;
         let name = path.rsplit('/').next().unwrap_or(&path).len();
         let object = listed(&path, info);
         let line = object_line(&object, path.len() - name, long, self.global.json);
@@ -55,11 +46,7 @@ impl Session {
 
     async fn ls_buckets(&self) -> Result<u8> {
         let endpoint = self.endpoint()?;
-        for bucket in self
-            .or_stop(endpoint.list_buckets())
-            .await
-            .map_err(Error::into_setup)?
-        {
+        for bucket in self.or_stop(endpoint.list_buckets()).await.map_err(Error::into_setup)? {
             if self.global.json {
                 print_line(json!({ "bucket": bucket.name, "created": bucket.created }))?;
             } else {
@@ -72,13 +59,7 @@ impl Session {
     pub async fn du(&self, url: &str) -> Result<u8> {
         let (bucket, path) = self.open(url)?;
         let prefix = directory_prefix(&path);
-        let mut pages = Pages::new(
-            &bucket,
-            PageRequest {
-                prefix,
-                ..PageRequest::default()
-            },
-        );
+        let mut pages = Pages::new(&bucket, PageRequest { prefix, ..PageRequest::default() });
         let (mut objects, mut bytes) = (0, 0);
         while let Some(page) = self.or_stop(pages.next()).await? {
             objects += page.objects.len();
@@ -106,29 +87,15 @@ impl Session {
             return Ok(0);
         }
         print_line(format_args!("{}/{}", bucket.url(), printable(&key)))?;
-        print_line(format_args!(
-            "  size          {} ({})",
-            info.size,
-            HumanBytes(info.size)
-        ))?;
-        print_line(format_args!(
-            "  etag          {}",
-            printable(&info.etag.to_string())
-        ))?;
-        print_line(format_args!(
-            "  modified      {}",
-            info.modified.as_deref().unwrap_or("-")
-        ))?;
+        print_line(format_args!("  size          {} ({})", info.size, HumanBytes(info.size)))?;
+        print_line(format_args!("  etag          {}", printable(&info.etag.to_string())))?;
+        print_line(format_args!("  modified      {}", info.modified.as_deref().unwrap_or("-")))?;
         print_line(format_args!(
             "  content-type  {}",
             info.content_type.as_deref().unwrap_or("-")
         ))?;
         for (name, value) in &info.metadata.0 {
-            print_line(format_args!(
-                "  {:<13} {}",
-                printable(name),
-                printable(value)
-            ))?;
+            print_line(format_args!("  {:<13} {}", printable(name), printable(value)))?;
         }
         Ok(0)
     }
@@ -138,15 +105,13 @@ impl Session {
             return self.rm_all(url, dry_run).await;
         }
         let (bucket, key) = self.open_object(url)?;
-        self.or_stop(bucket.head(&key))
-            .await
-            .map_err(|error| match error.kind() {
-                ErrorKind::NotFound => {
-                    let cause = "there is no such object (a prefix needs -r)";
-                    Error::new(ErrorKind::NotFound, format!("cannot delete {url}"), cause)
-                }
-                _ => error,
-            })?;
+        self.or_stop(bucket.head(&key)).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                let cause = "there is no such object (a prefix needs -r)";
+                Error::new(ErrorKind::NotFound, format!("cannot delete {url}"), cause)
+            }
+            _ => error,
+        })?;
         self.say_deleted(&bucket, &key, dry_run)?;
         if !dry_run {
             haul::delete_object(&bucket, &key).await?;
@@ -157,13 +122,7 @@ impl Session {
     async fn rm_all(&self, url: &str, dry_run: bool) -> Result<u8> {
         let (bucket, path) = self.open(url)?;
         let prefix = directory_prefix(&path);
-        let mut pages = Pages::new(
-            &bucket,
-            PageRequest {
-                prefix,
-                ..PageRequest::default()
-            },
-        );
+        let mut pages = Pages::new(&bucket, PageRequest { prefix, ..PageRequest::default() });
         let mut failed = false;
         while let Some(page) = self.or_stop(pages.next()).await? {
             let keys: Vec<String> = page.objects.into_iter().map(|object| object.key).collect();
@@ -203,10 +162,7 @@ struct Pages<'a> {
 
 impl<'a> Pages<'a> {
     fn new(bucket: &'a Arc<dyn Bucket>, request: PageRequest) -> Self {
-        Self {
-            bucket,
-            request: Some(request),
-        }
+        Self { bucket, request: Some(request) }
     }
 
     async fn next(&mut self) -> Result<Option<Page>> {
@@ -224,13 +180,7 @@ impl<'a> Pages<'a> {
 
 fn listed(key: &str, info: ObjectInfo) -> Listed {
     let modified = info.modified.unwrap_or_default();
-    Listed {
-        key: key.to_owned(),
-        size: info.size,
-        etag: info.etag,
-        modified,
-        storage_class: None,
-    }
+    Listed { key: key.to_owned(), size: info.size, etag: info.etag, modified, storage_class: None }
 }
 
 /// Prefixes and objects of a page, in one order.
@@ -239,12 +189,9 @@ fn lines(page: Page, prefix: &str, long: bool, json: bool) -> Vec<String> {
     for directory in page.prefixes {
         let line = match (json, long) {
             (true, _) => json!({ "prefix": directory }).to_string(),
-            (false, true) => format!(
-                "{:>14}  {:<24}  {}",
-                "-",
-                "-",
-                printable(&directory[prefix.len()..])
-            ),
+            (false, true) => {
+                format!("{:>14}  {:<24}  {}", "-", "-", printable(&directory[prefix.len()..]))
+            }
             (false, false) => printable(&directory[prefix.len()..]).into_owned(),
         };
         lines.push((directory, line));
@@ -271,12 +218,7 @@ fn object_line(object: &Listed, skip: usize, long: bool, json: bool) -> String {
         Some(name) => name,
     };
     match long {
-        true => format!(
-            "{:>14}  {:<24}  {}",
-            object.size,
-            object.modified,
-            printable(name)
-        ),
+        true => format!("{:>14}  {:<24}  {}", object.size, object.modified, printable(name)),
         false => printable(name).into_owned(),
     }
 }

@@ -23,9 +23,7 @@ impl Session {
         job.filter = settings::filter(&how.compare, matches)?;
         job.effect = if dry_run { Effect::Plan } else { Effect::Apply };
         let style = if dry_run { Style::Plan } else { Style::Run };
-        self.run(&job, style)
-            .await
-            .map(|summary| summary.exit_code())
+        self.run(&job, style).await.map(|summary| summary.exit_code())
     }
 
     pub async fn check(&self, ends: &Ends, how: &Compare, matches: &ArgMatches) -> Result<u8> {
@@ -39,11 +37,7 @@ impl Session {
         job.effect = Effect::Plan;
         let summary = self.run(&job, Style::Check).await?;
         let differs = summary.to_transfer + summary.to_delete > 0;
-        Ok(if differs && summary.exit_code() != 130 {
-            1
-        } else {
-            summary.exit_code()
-        })
+        Ok(if differs && summary.exit_code() != 130 { 1 } else { summary.exit_code() })
     }
 
     /// `cp -r` and `mv -r`: everything below, without a comparison.
@@ -51,9 +45,7 @@ impl Session {
         let mut job = self.job(ends)?;
         job.compare = CompareBy::Nothing;
         job.afterwards = afterwards;
-        self.run(&job, Style::Run)
-            .await
-            .map(|summary| summary.exit_code())
+        self.run(&job, Style::Run).await.map(|summary| summary.exit_code())
     }
 
     fn job(&self, ends: &Ends) -> Result<Job> {
@@ -67,10 +59,7 @@ impl Session {
 
     async fn run(&self, job: &Job, style: Style) -> Result<haul::Summary> {
         let face = Face::new(&self.global, style, job);
-        let control = Control {
-            observer: &face,
-            stop: self.stop.clone(),
-        };
+        let control = Control { observer: &face, stop: self.stop.clone() };
         let outcome = haul::run(job, &control).await;
         let summary = face.end(outcome)?;
         Ok(summary)

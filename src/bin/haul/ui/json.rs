@@ -7,28 +7,19 @@ use serde_json::json;
 pub fn planned(action: &Action) -> String {
     let line = |action: &str, key: &str, bytes: u64, reason: String| json!({ "event": "planned", "action": action, "key": key, "bytes": bytes, "reason": reason });
     match action {
-        Action::Transfer { source, why, .. } => line(
-            "transfer",
-            source.key.as_str(),
-            source.size,
-            why.to_string(),
-        ),
+        Action::Transfer { source, why, .. } => {
+            line("transfer", source.key.as_str(), source.size, why.to_string())
+        }
         Action::Copy { source, why, .. } => {
             line("copy", source.key.as_str(), source.size, why.to_string())
         }
-        Action::Delete { target } => line(
-            "delete",
-            target.key.as_str(),
-            target.size,
-            "only at the target".into(),
-        ),
+        Action::Delete { target } => {
+            line("delete", target.key.as_str(), target.size, "only at the target".into())
+        }
         Action::Keep { key, by } => line("keep", key.as_str(), 0, by.to_string()),
-        Action::Spare { target, cause } => line(
-            "spare",
-            target.key.as_str(),
-            target.size,
-            format!("source unreadable: {cause}"),
-        ),
+        Action::Spare { target, cause } => {
+            line("spare", target.key.as_str(), target.size, format!("source unreadable: {cause}"))
+        }
         Action::Refuse { name, reason } => line("refuse", name, 0, reason.to_string()),
     }
     .to_string()

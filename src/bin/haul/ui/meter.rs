@@ -91,12 +91,8 @@ impl Meter {
     /// Planning begins again: what was not done yet will be planned anew.
     pub fn restart(&self) {
         self.0.complete.store(false, Ordering::Relaxed);
-        self.0
-            .files_total
-            .store(get(&self.0.files), Ordering::Relaxed);
-        self.0
-            .bytes_total
-            .store(get(&self.0.bytes), Ordering::Relaxed);
+        self.0.files_total.store(get(&self.0.files), Ordering::Relaxed);
+        self.0.bytes_total.store(get(&self.0.bytes), Ordering::Relaxed);
         self.0.checked.store(0, Ordering::Relaxed);
     }
 
@@ -129,11 +125,8 @@ impl Meter {
 
     /// The largest transfers under way, at most three.
     fn largest(&self) -> Vec<(String, Large)> {
-        let mut all: Vec<(String, Large)> = self
-            .large()
-            .iter()
-            .map(|(key, large)| (key.to_string(), *large))
-            .collect();
+        let mut all: Vec<(String, Large)> =
+            self.large().iter().map(|(key, large)| (key.to_string(), *large)).collect();
         all.sort_by(|a, b| b.1.total.cmp(&a.1.total).then_with(|| a.0.cmp(&b.0)));
         all.truncate(LARGE_SHOWN);
         all
@@ -193,12 +186,7 @@ impl Ticker {
                 drawing.clear();
             }
         });
-        Self {
-            bars,
-            quit,
-            thread,
-            meter: meter.clone(),
-        }
+        Self { bars, quit, thread, meter: meter.clone() }
     }
 
     /// Prints a line above the bars.
@@ -232,11 +220,7 @@ impl Drawing {
             bar.set_style(style(""));
             bar
         });
-        Self {
-            overall,
-            large: large.collect(),
-            meter,
-        }
+        Self { overall, large: large.collect(), meter }
     }
 
     fn draw(&mut self) {
@@ -255,9 +239,7 @@ impl Drawing {
         for (index, bar) in self.large.iter().enumerate() {
             match largest.get(index) {
                 Some((name, large)) => {
-                    bar.set_style(style(
-                        "  [{bar:20}] {bytes:>10}/{total_bytes:<10} {wide_msg}",
-                    ));
+                    bar.set_style(style("  [{bar:20}] {bytes:>10}/{total_bytes:<10} {wide_msg}"));
                     bar.set_length(large.total);
                     bar.set_position(large.bytes.min(large.total));
                     bar.set_message(name.clone());
@@ -278,7 +260,5 @@ impl Drawing {
 
 fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template);
-    style
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("=> ")
+    style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }

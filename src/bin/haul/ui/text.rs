@@ -15,9 +15,7 @@ const MEMORY_BYTES: usize = 1 << 20;
 
 impl Lines {
     pub fn push(&mut self, line: &str) {
-        let file = self
-            .0
-            .get_or_insert_with(|| tempfile::spooled_tempfile(MEMORY_BYTES));
+        let file = self.0.get_or_insert_with(|| tempfile::spooled_tempfile(MEMORY_BYTES));
         if let Err(error) = writeln!(file, "{line}") {
             eprintln!("haul: cannot spool the plan: {error}");
         }
@@ -31,9 +29,7 @@ impl Lines {
     pub fn print(self) {
         let Some(mut file) = self.0 else { return };
         let mut stdout = std::io::stdout().lock();
-        let _ = file
-            .rewind()
-            .and_then(|()| std::io::copy(&mut file, &mut stdout));
+        let _ = file.rewind().and_then(|()| std::io::copy(&mut file, &mut stdout));
     }
 }
 
@@ -46,26 +42,15 @@ pub fn planned(action: &Action, style: Style) -> String {
                 (false, Action::Copy { .. }) => "copy",
                 (false, _) => "transfer",
             };
-            format!(
-                "{verb:<9} {}  ({}, {why})",
-                source.key,
-                HumanBytes(source.size)
-            )
+            format!("{verb:<9} {}  ({}, {why})", source.key, HumanBytes(source.size))
         }
         Action::Delete { target } => {
             let verb = if checks { "extra" } else { "delete" };
-            format!(
-                "{verb:<9} {}  ({}, only at the target)",
-                target.key,
-                HumanBytes(target.size)
-            )
+            format!("{verb:<9} {}  ({}, only at the target)", target.key, HumanBytes(target.size))
         }
         Action::Keep { key, by } => format!("{:<9} {key}  ({by})", "keep"),
         Action::Spare { target, cause } => {
-            format!(
-                "{:<9} {}  (the source could not be read there: {cause})",
-                "spare", target.key
-            )
+            format!("{:<9} {}  (the source could not be read there: {cause})", "spare", target.key)
         }
         Action::Refuse { name, reason } => {
             format!("{:<9} {}  ({reason})", "refuse", printable(name))
@@ -85,61 +70,29 @@ pub fn summary(summary: &Summary, style: Style, elapsed: Option<Duration>) -> St
     let s = summary;
     match style {
         Style::Run => {
-            let transferred = format!(
-                "{} transferred ({})",
-                count(s.transferred),
-                HumanBytes(s.bytes)
-            );
+            let transferred =
+                format!("{} transferred ({})", count(s.transferred), HumanBytes(s.bytes));
             part(1, transferred);
-            part(
-                s.copied,
-                format!("{} copied by the server", count(s.copied)),
-            );
+            part(s.copied, format!("{} copied by the server", count(s.copied)));
         }
         Style::Plan | Style::Check => {
-            let verb = if style == Style::Plan {
-                "to transfer"
-            } else {
-                "missing or different"
-            };
+            let verb = if style == Style::Plan { "to transfer" } else { "missing or different" };
             let bytes = HumanBytes(s.to_transfer_bytes);
             part(1, format!("{} {verb} ({bytes})", count(s.to_transfer)));
-            let verb = if style == Style::Plan {
-                "to delete"
-            } else {
-                "only at the target"
-            };
+            let verb = if style == Style::Plan { "to delete" } else { "only at the target" };
             part(s.to_delete, format!("{} {verb}", count(s.to_delete)));
         }
     }
     part(1, format!("{} the same", count(s.kept)));
     part(s.deleted, format!("{} deleted", count(s.deleted)));
-    part(
-        s.spared,
-        format!("{} spared (unreadable source)", count(s.spared)),
-    );
+    part(s.spared, format!("{} spared (unreadable source)", count(s.spared)));
     part(s.refused, format!("{} refused", count(s.refused)));
     part(s.unreadable, format!("{} unreadable", count(s.unreadable)));
-    part(
-        s.changed,
-        format!("{} changed while read", count(s.changed)),
-    );
-    part(
-        s.unknown,
-        format!("{} of them with no comparable hash", count(s.unknown)),
-    );
-    part(
-        s.unverified,
-        format!("{} with no hash to verify by", count(s.unverified)),
-    );
+    part(s.changed, format!("{} changed while read", count(s.changed)));
+    part(s.unknown, format!("{} of them with no comparable hash", count(s.unknown)));
+    part(s.unverified, format!("{} with no hash to verify by", count(s.unverified)));
     part(s.failed, format!("{} FAILED", count(s.failed)));
-    part(
-        s.undeleted,
-        format!(
-            "{} not deleted because transfers failed",
-            count(s.undeleted)
-        ),
-    );
+    part(s.undeleted, format!("{} not deleted because transfers failed", count(s.undeleted)));
     let mut line = parts.join(", ");
     if let Some(elapsed) = elapsed {
         line = format!("{line}; {:.1} s", elapsed.as_secs_f64());

@@ -1,0 +1,188 @@
+//! An S3 service: how it is reached, its buckets, and what is not about one of them.
+
+use super::door::{Door, Limits, Request};
+use super::s3::S3Bucket;
+use super::xml::{self, BucketInfo};
+use super::{Bucket, Credentials, Payload, Traffic};
+use crate::error::{Error, ErrorKind, Result};
+use http::Method;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How to reach an S3 service.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// `https://host[:port]`; none for AWS.
+    pub endpoint: Option<String>,
+    /// The region to sign for; Ceph takes any.
+    pub region: String,
+    /// The keys.
+    pub credentials: Credentials,
+    /// Requests in flight at once.
+    pub requests: usize,
+    /// How long nothing may move before a request counts as hung.
+    pub idle_timeout: Duration,
+    /// How often a failed request is repeated.
+    pub retries: u32,
+}
+
+impl Connection {
+    /// A connection with the default limits: 64 requests in flight, 60 s idle, 8 retries.
+    #[must_use]
+    pub fn new(endpoint: Option<String>, credentials: Credentials) -> Self {
+        let Limits { requests, idle_timeout, retries } = Limits::default();
+        let region = "us-east-1".to_owned();
+        Self { endpoint, region, credentials, requests, idle_timeout, retries }
+    }
+}
+
+/// An S3 service: what is not about one bucket. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) door: Door,
+    /// `https://host[:port][/path]` without a trailing `/`; none for AWS.
+    endpoint: Option<String>,
+    region: String,
+}
+
+impl Endpoint {
+    /// Makes the client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// `Usage` for an endpoint that is no `http` or `https` URL.
+    pub fn connect(connection: &Connection) -> Result<Self> {
+        let endpoint = connection.endpoint.as_deref().map(check_endpoint).transpose()?;
+        let limits = Limits {
+            requests: connection.requests.max(1),
+            idle_timeout: connection.idle_timeout,
+            retries: connection.retries,
+        };
+        let region = connection.region.clone();
+        let door = Door::new(connection.credentials.clone(), region.clone(), &limits)?;
+        Ok(Self { shared: Arc::new(Shared { door, endpoint, region }) })
+    }
+
+    /// The bucket called `name`; nothing is sent.
+    #[must_use]
+    pub fn bucket(&self, name: &str) -> Arc<S3Bucket> {
+        let base = self.shared.bucket_url(name);
+        Arc::new(S3Bucket::new(Arc::clone(&self.shared), name.to_owned(), base))
+    }
+
+    /// All buckets of the account.
+    ///
+    /// # Errors
+    /// As every request ([`Bucket`]).
+    pub async fn list_buckets(&self) -> Result<Vec<BucketInfo>> {
+        let url = format!("{}/", self.shared.service_url());
+        let shown = self.shared.service_url();
+        let request = Request::new(Method::GET, url, &shown);
+        let answer = self.shared.door.ask(&request).await?;
+        xml::parse_buckets(&answer).map_err(|e| {
+            Error::new(ErrorKind::Protocol, format!("cannot list buckets of {shown}"), e)
+        })
+    }
+
+    /// Makes a bucket. One that is the account's own already is fine on Ceph.
+    ///
+    /// # Errors
+    /// `Denied` where the name is taken.
+    pub async fn create_bucket(&self, name: &str) -> Result<()> {
+        let bucket = self.bucket(name);
+        let shown = bucket.url();
+        let mut request = Request::new(Method::PUT, bucket.base().to_owned(), &shown);
+        if self.shared.endpoint.is_none() && self.shared.region != "us-east-1" {
+            let region = &self.shared.region;
+            let body = format!(
+                "<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint>\
+                 </CreateBucketConfiguration>"
+            );
+            request = request.payload(Payload::new(body.into()));
+        }
+        self.shared.door.send(&request).await.map(drop)
+    }
+
+    /// Deletes an empty bucket.
+    ///
+    /// # Errors
+    /// `Denied` where it is not empty.
+    pub async fn delete_bucket(&self, name: &str) -> Result<()> {
+        let bucket = self.bucket(name);
+        let shown = bucket.url();
+        let request = Request::new(Method::DELETE, bucket.base().to_owned(), &shown);
+        self.shared.door.send(&request).await.map(drop)
+    }
+
+    /// What went over the wire so far.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        self.shared.door.traffic()
+    }
+}
+
+fn check_endpoint(text: &str) -> Result<String> {
+    let bad = |cause: String| Error::new(ErrorKind::Usage, format!("bad endpoint `{text}`"), cause);
+    let url = url::Url::parse(text).map_err(|e| bad(format!("{e}; use https://HOST[:PORT]")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(bad("use https://HOST[:PORT]".into()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        let cause = "no key or secret may stand in a URL";
+        return Err(Error::new(ErrorKind::Usage, "bad endpoint", cause));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(bad("it has a query; use https://HOST[:PORT]".into()));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+impl Shared {
+    fn service_url(&self) -> String {
+        match &self.endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => format!("https://s3.{}.amazonaws.com", self.region),
+        }
+    }
+
+    /// Path-style for an endpoint of one's own; virtual-hosted on AWS, unless dots in the name
+    /// would break its certificate.
+    fn bucket_url(&self, name: &str) -> String {
+        match &self.endpoint {
+            None if !name.contains('.') => {
+                format!("https://{name}.s3.{}.amazonaws.com", self.region)
+            }
+            _ => format!("{}/{name}", self.service_url()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str) -> Result<Endpoint> {
+        Endpoint::connect(&Connection::new(Some(url.into()), Credentials::anonymous()))
+    }
+
+    #[test]
+    fn bad_endpoints_are_named_and_secrets_are_not() {
+        for url in ["s3.example.org", "ftp://x", "http://", "https://h/?x=1"] {
+            let error = endpoint(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{url}");
+        }
+        let error = endpoint("https://AK:hush@host").unwrap_err();
+        assert!(!error.to_string().contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn aws_is_virtual_hosted_unless_dots_forbid_it() {
+        let aws = Endpoint::connect(&Connection::new(None, Credentials::anonymous())).unwrap();
+        assert_eq!(aws.shared.bucket_url("data"), "https://data.s3.us-east-1.amazonaws.com");
+        assert_eq!(aws.shared.bucket_url("my.data"), "https://s3.us-east-1.amazonaws.com/my.data");
+    }
+}
