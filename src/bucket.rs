@@ -71,6 +71,7 @@ pub trait Bucket: Debug + Send + Sync {
         &'a self,
         key: &'a str,
         metadata: &'a Metadata,
+        parts: PartOrigin,
     ) -> BoxFuture<'a, Result<String>>;
 
     /// Sends one part.
@@ -160,6 +161,8 @@ pub struct ObjectInfo {
     pub size: u64,
     /// The entity tag.
     pub etag: ETag,
+    /// False where the object is encrypted in a way that makes its ETag no hash of the content.
+    pub etag_is_hash: bool,
     /// `Last-Modified`, as sent.
     pub modified: Option<String>,
     /// MIME type.
@@ -199,6 +202,15 @@ impl Payload {
         let sha256 = sha2::Sha256::digest(&bytes).into();
         Self { bytes, sha256 }
     }
+}
+
+/// Where the parts of an upload will come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartOrigin {
+    /// They are sent, each with its checksum.
+    Sent,
+    /// They are copied by the server.
+    Copied,
 }
 
 /// A part of an upload under way.

@@ -1,6 +1,7 @@
 //! The one error type: what was being done, to which thing, why it failed, and what kind of
 //! failure that is for those who decide (retry, exit code).
 
+use crate::key::printable;
 use std::fmt;
 
 /// What kind of failure an [`Error`] is.
@@ -33,6 +34,8 @@ pub enum ErrorKind {
     Refused,
     /// The local target could not be written.
     Write,
+    /// The reader of a stream has gone.
+    Closed,
     /// The listing is not in key order.
     Unordered,
     /// The server answered something that is not S3.
@@ -89,7 +92,8 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, self.cause)
+        // A server's words and other people's names stay text, whatever they hold.
+        write!(f, "{}: {}", printable(&self.what), printable(&self.cause))
     }
 }
 

@@ -157,6 +157,8 @@ pub struct Summary {
     pub to_delete: u64,
     /// Why the deletes were refused, and what would allow them.
     pub guard: Option<String>,
+    /// Why the run was given up before its end.
+    pub gave_up: Option<String>,
     /// The run was stopped before its end.
     pub interrupted: bool,
 }
@@ -172,7 +174,7 @@ impl Summary {
         if self.guard.is_some() {
             return 4;
         }
-        if self.failed > 0 || self.undeleted > 0 {
+        if self.failed > 0 || self.undeleted > 0 || self.gave_up.is_some() {
             return 1;
         }
         if self.refused + self.changed + self.unreadable > 0 { 3 } else { 0 }
@@ -220,6 +222,7 @@ impl ErrorKind {
             | Self::Network
             | Self::Corrupt
             | Self::Write
+            | Self::Closed
             | Self::Unordered
             | Self::Protocol => 1,
         }

@@ -22,7 +22,7 @@ use crate::event::Observer;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// Files up to this size are read in batches, and sent by one PUT each.
 pub(crate) const SMALL_BYTES: u64 = 1 << 20;
@@ -41,6 +41,8 @@ pub(crate) struct Context<'a> {
     open_uploads: Mutex<HashMap<String, OpenUpload>>,
     /// Blocking threads that read and hash at once.
     pub threads: usize,
+    /// Their turns: the pool has other work, too, such as looking up names.
+    hashing: Semaphore,
 }
 
 struct OpenUpload {
@@ -57,11 +59,17 @@ impl<'a> Context<'a> {
             buffers: Arc::default(),
             open_uploads: Mutex::default(),
             threads,
+            hashing: Semaphore::new(threads),
         }
     }
 
     fn uploads(&self) -> std::sync::MutexGuard<'_, HashMap<String, OpenUpload>> {
         self.open_uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A turn at hashing.
+    async fn hashing(&self) -> SemaphorePermit<'_> {
+        self.hashing.acquire().await.expect("the semaphore is never closed")
     }
 
     fn upload_opened(&self, bucket: &Arc<dyn Bucket>, key: &str, upload: &str) {

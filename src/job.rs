@@ -37,7 +37,9 @@ impl Place {
     #[must_use]
     pub fn name(&self, key: &str) -> String {
         match self {
-            Self::Directory(root) => root.join(key).display().to_string(),
+            Self::Directory(root) => {
+                crate::key::printable(&root.join(key).to_string_lossy()).into_owned()
+            }
             Self::Bucket { bucket, prefix } => {
                 format!("{}/{prefix}{}", bucket.url(), crate::key::printable(key))
             }

@@ -134,14 +134,20 @@ impl fmt::Display for Key {
     }
 }
 
+/// Control characters, and those that turn the direction of text: neither belongs on a terminal.
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// `text` with its control characters escaped; borrowed where there are none.
 #[must_use]
 pub fn printable(text: &str) -> std::borrow::Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    if !text.contains(is_unprintable) {
         return text.into();
     }
     let escape = |c: char| {
-        if c.is_control() { c.escape_default().collect() } else { c.to_string() }
+        if is_unprintable(c) { c.escape_default().collect() } else { c.to_string() }
     };
     text.chars().map(escape).collect::<String>().into()
 }

@@ -59,6 +59,8 @@
 //! no S3 implements [`Bucket`]. Everything runs on the caller's tokio runtime, best on one of a single
 //! thread: reading, hashing and writing go to its blocking threads.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod bucket;
 pub mod entry;
 pub mod error;
@@ -87,8 +89,8 @@ pub use job::{Afterwards, Effect, Job, Place};
 pub use key::Key;
 pub use location::Location;
 pub use object::{
-    copy_object, delete_object, download_file, read_object, stream_object, upload_file,
-    upload_stream,
+    copy_object, delete_object, download_file, move_file, move_object, move_to_file, object_info,
+    read_object, stream_object, upload_file, upload_stream,
 };
 pub use plan::Action;
 pub use plan::compare::CompareBy;

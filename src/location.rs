@@ -26,12 +26,19 @@ pub enum Location {
 }
 
 impl Location {
-    /// Reads a location. A path that begins with `s3://` must be written `./s3:/…`.
+    /// Reads a location. A path that looks like one must be written `./s3:/…`.
     ///
     /// # Errors
     /// `Usage`, for an unknown scheme, a bad bucket name, or a secret in the URL.
     pub fn parse(text: &str) -> Result<Self> {
         let Some((scheme, rest)) = text.split_once("://") else {
+            if let Some(rest) =
+                ["s3:/", "s3//", "s3:"].iter().find_map(|near| text.strip_prefix(near))
+            {
+                let rest = rest.trim_start_matches('/');
+                let cause = format!("did you mean s3://{rest}? (a path can be written ./{text})");
+                return Err(usage(&format!("location `{text}`"), cause));
+            }
             if text.is_empty() {
                 return Err(usage("location", "it is empty; give a path or s3://BUCKET[/PREFIX]"));
             }
@@ -42,7 +49,7 @@ impl Location {
             return Err(usage("location", cause));
         }
         let (bucket, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if bucket.contains('@') {
+        if rest.contains('@') && bucket.contains([':', '@']) {
             let cause = "no key or secret may stand in a URL; use the environment or --credentials";
             return Err(usage("location", cause));
         }
@@ -115,6 +122,9 @@ mod tests {
         for (text, part) in [
             ("", "empty"),
             ("gs://data/x", "unknown scheme"),
+            ("s3:/data/x", "did you mean s3://data/x?"),
+            ("s3//data/x", "did you mean s3://data/x?"),
+            ("s3:data", "did you mean s3://data?"),
             ("s3://", "3 to 255"),
             ("s3://AKIA:secret@data/x", "no key or secret"),
         ] {

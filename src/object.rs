@@ -1,11 +1,10 @@
 //! One file or object at a time: what a script does with a store, with the engine's care.
 
-use crate::bucket::{Bucket, Content, ObjectRef};
+use crate::bucket::{Bucket, Content, ObjectInfo, ObjectRef, PageRequest};
 use crate::entry::{Entry, EntryKind, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Control, Event};
 use crate::execute::{self, Context, Download, RESUMES, Upload};
-use crate::fingerprint::Blake3;
 use crate::hash::signature_of;
 use crate::key::{Key, printable};
 use crate::tree::Tree;
@@ -31,7 +30,24 @@ async fn stoppable<T>(
         outcome = work => return outcome,
     }
     context.abort_uploads().await;
-    Err(Error::new(ErrorKind::Interrupted, "stopped", "nothing was changed at the target"))
+    Err(Error::new(ErrorKind::Interrupted, "stopped", "run the same command again to go on"))
+}
+
+/// Size, ETag and metadata of an object. A HEAD says no more than "denied" or "not found": where the
+/// reason is that nothing works (keys, bucket, clock), a listing is asked for it.
+///
+/// # Errors
+/// `NotFound`, `Setup`, or as every request ([`Bucket`]).
+pub async fn object_info(bucket: &Arc<dyn Bucket>, key: &str) -> Result<ObjectInfo> {
+    let error = match bucket.head(key).await {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => error,
+        other => return other,
+    };
+    let page = PageRequest { prefix: key.to_owned(), by_directory: true, token: None };
+    match bucket.list_page(&page).await {
+        Err(reason) if reason.kind() == ErrorKind::Setup => Err(reason),
+        Ok(_) | Err(_) => Err(error),
+    }
 }
 
 /// Uploads the file (or symbolic link, as such) at `path` as the object `key`; answers its bytes.
@@ -44,14 +60,51 @@ pub async fn upload_file(
     key: &str,
     control: &Control<'_>,
 ) -> Result<u64> {
+    upload_entry(bucket, path, look_at(path, key)?, control).await
+}
+
+/// As [`upload_file`]; then the file is removed, if it still is what was sent.
+///
+/// # Errors
+/// As [`upload_file`]; `Precondition` where the file has changed since and so stays.
+pub async fn move_file(
+    bucket: &Arc<dyn Bucket>,
+    path: &Path,
+    key: &str,
+    control: &Control<'_>,
+) -> Result<u64> {
     let entry = look_at(path, key)?;
+    let signature = entry.signature();
+    let (name, parent) = split(path)?;
+    let bytes = upload_entry(bucket, path, entry, control).await?;
+    Tree::open(parent)?.remove(&Key::new(name), signature)?;
+    Ok(bytes)
+}
+
+async fn upload_entry(
+    bucket: &Arc<dyn Bucket>,
+    path: &Path,
+    entry: Entry,
+    control: &Control<'_>,
+) -> Result<u64> {
     let context = Context::new(control.observer, MEMORY_BYTES);
-    let upload = Upload { path: path.to_owned(), object_key: key.to_owned(), entry };
+    let object_key = entry.key.as_str().to_owned();
+    let upload = Upload { path: path.to_owned(), object_key, entry };
     let work = async {
         let mut outcomes = execute::upload_batch(&context, bucket, vec![upload]).await;
         outcomes.pop().expect("one upload has one outcome").result
     };
     stoppable(&context, control, work).await
+}
+
+/// The name of the file at `path`, and its directory.
+fn split(path: &Path) -> Result<(&str, &Path)> {
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
+        let what = format!("cannot use {}", path.display());
+        Error::new(ErrorKind::Usage, what, "it is not the name of a file in UTF-8")
+    })?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    Ok((name, parent.unwrap_or(Path::new("."))))
 }
 
 fn look_at(path: &Path, key: &str) -> Result<Entry> {
@@ -97,18 +150,47 @@ pub async fn download_file(
     path: &Path,
     control: &Control<'_>,
 ) -> Result<u64> {
-    let bad_path = || {
-        let what = format!("cannot write {}", path.display());
-        Error::new(ErrorKind::Usage, what, "it is not the name of a file")
-    };
-    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(bad_path)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let info = bucket.head(key).await?;
+    download_entry(bucket, listed(bucket, key).await?, path, control).await
+}
+
+/// As [`download_file`]; then the object is removed, if it still is what was fetched.
+///
+/// # Errors
+/// As [`download_file`]; `Precondition` where the object has changed since and so stays.
+pub async fn move_to_file(
+    bucket: &Arc<dyn Bucket>,
+    key: &str,
+    path: &Path,
+    control: &Control<'_>,
+) -> Result<u64> {
+    let entry = listed(bucket, key).await?;
+    let bytes = download_entry(bucket, entry.clone(), path, control).await?;
+    remove_object(bucket, entry).await.map(|()| bytes)
+}
+
+/// The object `key` as a listing of its bucket would show it.
+async fn listed(bucket: &Arc<dyn Bucket>, key: &str) -> Result<Entry> {
+    let info = object_info(bucket, key).await?;
     let origin = Origin::Remote { etag: info.etag, modified: "".into() };
-    let entry = Entry { key: Key::new(name), kind: EntryKind::File, size: info.size, origin };
-    let tree = Arc::new(Tree::open(parent.unwrap_or(Path::new(".")))?);
+    Ok(Entry { key: Key::new(key), kind: EntryKind::File, size: info.size, origin })
+}
+
+async fn remove_object(bucket: &Arc<dyn Bucket>, entry: Entry) -> Result<()> {
+    let mut outcomes = execute::delete_objects(bucket, "", vec![entry]).await;
+    outcomes.pop().expect("one delete has one outcome").result.map(drop)
+}
+
+async fn download_entry(
+    bucket: &Arc<dyn Bucket>,
+    entry: Entry,
+    path: &Path,
+    control: &Control<'_>,
+) -> Result<u64> {
+    let (name, parent) = split(path)?;
+    let tree = Arc::new(Tree::open(parent)?);
     let context = Context::new(control.observer, MEMORY_BYTES);
-    let fetch = Download { object_key: key.to_owned(), entry };
+    let object_key = entry.key.as_str().to_owned();
+    let fetch = Download { object_key, entry: Entry { key: Key::new(name), ..entry } };
     let work = async {
         let landing = match execute::download(&context, bucket, &tree, fetch).await {
             Ok(landing) => landing,
@@ -140,7 +222,7 @@ pub async fn read_object(bucket: &Arc<dyn Bucket>, key: &str) -> Result<Bytes> {
     if length as u64 != info.size {
         return Err(Error::new(ErrorKind::Network, what(), "the body was cut"));
     }
-    execute::Verify::new(info.size, &info.etag, &info.metadata).check(what, &frames)?;
+    execute::Verify::new(&info).check(what, &frames)?;
     Ok(frames.concat().into())
 }
 
@@ -155,10 +237,14 @@ pub async fn stream_object(
     output: &mut (impl AsyncWrite + Unpin),
 ) -> Result<u64> {
     let what = || format!("cannot read {}/{}", bucket.url(), printable(key));
-    let write_error = |e: std::io::Error| Error::new(ErrorKind::Write, "cannot write", e);
+    let write_error = |e: std::io::Error| {
+        let closed = e.kind() == std::io::ErrorKind::BrokenPipe;
+        Error::new(if closed { ErrorKind::Closed } else { ErrorKind::Write }, "cannot write", e)
+    };
     let Content { info, mut body } = bucket.get(key, None, None).await?;
     let (mut position, mut broken) = (0, 0);
-    let mut hasher = blake3::Hasher::new();
+    let verify = execute::Verify::new(&info);
+    let mut hasher = verify.hasher();
     loop {
         let failure = match body.next().await {
             Some(Ok(frame)) => {
@@ -175,15 +261,12 @@ pub async fn stream_object(
         if broken > RESUMES || position >= info.size {
             return Err(failure);
         }
+        // The broken body gives back its place among the requests in flight first.
+        drop(body);
         body = bucket.get(key, Some(position..info.size), Some(&info.etag)).await?.body;
     }
     output.flush().await.map_err(write_error)?;
-    match info.metadata.blake3() {
-        Some(expected) if Blake3::from(hasher.finalize()) != expected => {
-            Err(Error::new(ErrorKind::Corrupt, what(), "the bytes do not have its hash"))
-        }
-        Some(_) | None => Ok(position),
-    }
+    verify.conclude(what, hasher).map(|_| position)
 }
 
 /// Copies an object within its endpoint; the bytes never come here. Answers its bytes.
@@ -197,6 +280,32 @@ pub async fn copy_object(
     key: &str,
     control: &Control<'_>,
 ) -> Result<u64> {
+    let entry = copyable(from, source_key, to, key).await?;
+    copy_entry(from, entry, to, key, control).await
+}
+
+/// As [`copy_object`]; then the source is removed, if it still is what was copied.
+///
+/// # Errors
+/// As [`copy_object`]; `Precondition` where the source has changed since and so stays.
+pub async fn move_object(
+    from: &Arc<dyn Bucket>,
+    source_key: &str,
+    to: &Arc<dyn Bucket>,
+    key: &str,
+    control: &Control<'_>,
+) -> Result<u64> {
+    let entry = copyable(from, source_key, to, key).await?;
+    let bytes = copy_entry(from, entry.clone(), to, key, control).await?;
+    remove_object(from, entry).await.map(|()| bytes)
+}
+
+async fn copyable(
+    from: &Arc<dyn Bucket>,
+    source_key: &str,
+    to: &Arc<dyn Bucket>,
+    key: &str,
+) -> Result<Entry> {
     let usage = |cause: &str| {
         let what = format!("cannot copy {}/{}", from.url(), printable(source_key));
         Error::new(ErrorKind::Usage, what, cause)
@@ -207,13 +316,23 @@ pub async fn copy_object(
     if from.name() == to.name() && source_key == key {
         return Err(usage("source and target are the same object"));
     }
-    let info = from.head(source_key).await?;
-    let source =
-        ObjectRef { bucket: from.name().to_owned(), key: source_key.to_owned(), etag: info.etag };
+    listed(from, source_key).await
+}
+
+async fn copy_entry(
+    from: &Arc<dyn Bucket>,
+    entry: Entry,
+    to: &Arc<dyn Bucket>,
+    key: &str,
+    control: &Control<'_>,
+) -> Result<u64> {
+    let Origin::Remote { etag, .. } = entry.origin else { return Ok(0) };
+    let source_key = entry.key.as_str().to_owned();
+    let source = ObjectRef { bucket: from.name().to_owned(), key: source_key, etag };
     let context = Context::new(control.observer, MEMORY_BYTES);
-    control.observer.event(&Event::Started { key: &Key::new(key), bytes: info.size });
+    control.observer.event(&Event::Started { key: &Key::new(key), bytes: entry.size });
     let work = execute::copy(&context, from, &source, to, key);
-    stoppable(&context, control, work).await.map(|()| info.size)
+    stoppable(&context, control, work).await.map(|()| entry.size)
 }
 
 /// Deletes one object. One that is not there is fine.

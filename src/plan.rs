@@ -297,7 +297,7 @@ impl Plan {
     }
 
     fn both(&self, source: Entry, target: Entry) -> Step {
-        if source.is_directory() {
+        if source.is_directory() && target.is_directory() {
             return Step::Act(Action::Keep { key: source.key, by: SameBy::Empty });
         }
         if let Some(reason) = self.refusal(&source) {

@@ -10,7 +10,7 @@ use crate::execute::{BATCH_FILES, Context, Landing, SMALL_BYTES, resolve};
 use crate::fingerprint::MULTIPART_THRESHOLD;
 use crate::job::{Effect, Job};
 use crate::key::Key;
-use crate::plan::compare::Verdict;
+use crate::plan::compare::{CompareBy, Verdict};
 use crate::plan::guard::{Decision, Evidence, guard};
 use crate::plan::{Action, Pair, Plan, Rules, Side, Step, Why, next_side};
 use crate::route::{Moved, Route};
@@ -20,7 +20,8 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use std::collections::{HashSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Runs `job` to its end, or until it is stopped.
 ///
@@ -37,7 +38,14 @@ pub async fn run(job: &Job, control: &Control<'_>) -> Result<Summary> {
     match run.drive(stop).await {
         Err(error) if error.kind() == ErrorKind::Unordered => {
             observer.event(&Event::Restarted);
-            let Summary { transferred, bytes, copied, .. } = run.summary;
+            // Copying everything begins anew; a comparison finds what is done already.
+            let done = match job.compare {
+                CompareBy::Nothing => Summary::default(),
+                CompareBy::Content | CompareBy::Size => std::mem::take(&mut run.summary),
+            };
+            let Summary { transferred, bytes, copied, .. } = done;
+            // Its scans end, and its temporary files are free for the next.
+            drop(run);
             let mut sorted = Run::new(job, &route, &context, Order::Sort)?;
             sorted.summary = Summary { transferred, bytes, copied, ..Summary::default() };
             sorted.drive(stop).await.map(|()| sorted.summary)
@@ -54,6 +62,8 @@ const GROUP_AGE: Duration = Duration::from_secs(2);
 const LARGE_FILES: usize = 4;
 /// Planning pauses while this many steps wait.
 const STEPS_AHEAD: usize = 4096;
+/// So many failures of the network in a row, at least, and the server counts as gone.
+const LOST: usize = 32;
 /// Items merged before other work gets its turn.
 const MERGE_ITEMS: usize = 512;
 
@@ -75,6 +85,8 @@ type Running<'a> = FuturesUnordered<BoxFuture<'a, Unit>>;
 enum End {
     Whole,
     Stopped,
+    /// The server does not answer any more.
+    GaveUp,
 }
 
 struct Run<'a> {
@@ -94,6 +106,8 @@ struct Run<'a> {
     /// Names under way that the target does not have: one that can't be read may be a renamed one.
     unseen: HashSet<Key>,
     group: Group,
+    /// Failures of the network since the last success.
+    lost: usize,
     summary: Summary,
 }
 
@@ -130,11 +144,16 @@ impl Group {
         self.landings.push(landing);
     }
 
+    /// When it lands at the latest.
+    fn due(&self) -> Instant {
+        self.since + GROUP_AGE
+    }
+
     fn is_due(&self) -> bool {
         !self.landings.is_empty()
             && (self.landings.len() >= GROUP_FILES
                 || self.bytes >= GROUP_BYTES
-                || self.since.elapsed() >= GROUP_AGE)
+                || self.due() <= Instant::now())
     }
 
     fn take(&mut self) -> Vec<Landing> {
@@ -174,6 +193,7 @@ impl<'a> Run<'a> {
             evidence: Evidence { source_entries: 0, target_entries: 0, deletes: 0, failed: 0 },
             unseen: HashSet::new(),
             group: Group { landings: Vec::new(), bytes: 0, since: Instant::now() },
+            lost: 0,
             summary: Summary::default(),
         })
     }
@@ -188,15 +208,23 @@ impl<'a> Run<'a> {
         // Futures that are dropped leave no temporary file, and no upload behind.
         drop(running);
         self.context.abort_uploads().await;
-        match ended? {
-            End::Whole => self.finish(stop).await,
-            End::Stopped => {
-                let group = self.group.take();
-                self.account(self.route.land(group).await);
-                self.summary.interrupted = true;
-                self.route.sync()
-            }
+        if let Ok(End::Whole) = ended {
+            return self.finish(stop).await;
         }
+        // What is fetched and verified lands, however the run ends.
+        let group = self.group.take();
+        let outcomes = self.route.land(group).await;
+        self.account(outcomes);
+        match ended {
+            Ok(End::Stopped) => self.summary.interrupted = true,
+            Ok(End::GaveUp) => {
+                let cause = format!("gave up: the server failed {} times in a row", self.lost);
+                self.summary.gave_up = Some(cause);
+            }
+            Ok(End::Whole) | Err(_) => {}
+        }
+        self.route.sync()?;
+        ended.map(drop)
     }
 
     async fn transfer_all(&mut self, stop: &Stop, running: &mut Running<'a>) -> Result<End> {
@@ -206,12 +234,17 @@ impl<'a> Run<'a> {
             if running.is_empty() && self.planned && self.queue.waiting() == 0 {
                 return Ok(End::Whole);
             }
+            if self.lost >= LOST.max(2 * self.job.transfers) {
+                return Ok(End::GaveUp);
+            }
             let may_plan = !self.planned && self.queue.waiting() < STEPS_AHEAD;
+            let (due, waits) = (self.group.due(), !self.group.landings.is_empty());
             tokio::select! {
                 biased;
                 () = &mut stopped => return Ok(End::Stopped),
                 Some(unit) = running.next(), if !running.is_empty() => self.settle(unit),
                 merged = self.merge(), if may_plan => merged?,
+                () = tokio::time::sleep_until(due), if waits => {}
             }
         }
     }
@@ -273,7 +306,7 @@ impl<'a> Run<'a> {
                 self.summary.to_transfer += 1;
                 self.summary.to_transfer_bytes += source.size;
                 self.summary.unknown += u64::from(why == Why::Unknown);
-                if self.job.delete && replaces.is_none() {
+                if self.job.delete && self.job.effect == Effect::Apply && replaces.is_none() {
                     self.unseen.insert(source.key.clone());
                 }
                 self.enqueue(source);
@@ -307,14 +340,15 @@ impl<'a> Run<'a> {
         {
             self.start(running, vec![entry], 1);
         }
-        while self.queue.files_under_way < 2 * self.job.transfers {
+        while self.queue.files_under_way < 2 * self.job.transfers.max(1) {
             let batch = self.next_small();
             if batch.is_empty() {
                 break;
             }
             self.start(running, batch, 0);
         }
-        while self.queue.pairs_under_way < self.job.transfers && !self.queue.pairs.is_empty() {
+        while self.queue.pairs_under_way < self.job.transfers.max(1) && !self.queue.pairs.is_empty()
+        {
             self.compare(running);
         }
         let idle = running.is_empty() && !self.group.landings.is_empty();
@@ -415,6 +449,10 @@ impl<'a> Run<'a> {
             let was_unseen = self.unseen.remove(&outcome.key);
             let unread = outcome.result.as_ref().is_err_and(|error| is_unread(error.kind()));
             self.evidence.failed += u64::from(was_unseen && unread);
+            match &outcome.result {
+                Err(error) if error.kind() == ErrorKind::Network => self.lost += 1,
+                Ok(_) | Err(_) => self.lost = 0,
+            }
             self.summary.count(&outcome);
             self.tell(&Event::Finished(&outcome));
         }
@@ -425,6 +463,10 @@ impl<'a> Run<'a> {
         if self.seen.all_excluded() {
             let cause = "the patterns exclude every entry of the source";
             return Err(Error::new(ErrorKind::Usage, "nothing to do", cause));
+        }
+        if self.evidence.source_entries == 0 {
+            let place = self.job.source.name("");
+            self.tell(&Event::Notice(&format!("the source is empty: nothing is in {place}")));
         }
         self.evidence.failed += self.summary.failed;
         match guard(self.evidence, self.job.allowed) {

@@ -45,6 +45,9 @@ impl Tree {
         let fail = |e: std::io::Error| {
             Error::new(ErrorKind::Setup, format!("cannot write to {}", root.display()), e)
         };
+        if root.exists() && !root.is_dir() {
+            return Err(fail(std::io::Error::other("it is a file, not a directory")));
+        }
         std::fs::create_dir_all(root).map_err(fail)?;
         // The root itself may well be a link: the user named it.
         let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
@@ -106,6 +109,9 @@ impl Tree {
         opened.map_err(|error| match error {
             Errno::LOOP | Errno::NOTDIR => self.refused(key, &in_the_way(parent, name, path)),
             Errno::NAMETOOLONG => self.refused(key, &Refusal::NameTooLong),
+            Errno::NOENT => {
+                self.failed(key, std::io::Error::from(Errno::NOENT)).with_kind(ErrorKind::NotFound)
+            }
             error => self.failed(key, std::io::Error::from(error)),
         })
     }
@@ -115,6 +121,14 @@ impl Tree {
         let segments = key.segments().map_err(|reason| self.refused(key, &reason))?;
         let (name, directories) = segments.split_last().expect("a key has at least one segment");
         Ok((self.directory(key, directories, missing)?, name))
+    }
+
+    /// As [`Tree::parent`]; none where it is gone.
+    fn existing_parent<'k>(&self, key: &'k Key) -> Result<Option<(Arc<OwnedFd>, &'k str)>> {
+        match self.parent(key, Missing::Fail) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
     }
 
     /// Makes the directory `key`.
@@ -138,15 +152,42 @@ impl Tree {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mode = Mode::from_raw_mode(0o600);
-        let file = rustix::fs::openat(&*parent, temporary.as_str(), flags, mode)
-            .map_err(|e| self.write_error(key, e))?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::AGAIN) {
-            return Err(self.failed(key, "another run is writing it"));
-        }
+        let file = loop {
+            match rustix::fs::openat(&*parent, temporary.as_str(), flags, mode) {
+                // A killed run left it read-only, or a link.
+                Err(Errno::ACCESS | Errno::LOOP) => self.clear_stale(key, &parent, &temporary)?,
+                Err(error) => return Err(self.write_error(key, error)),
+                Ok(file) => {
+                    self.lock(key, &file)?;
+                    if is_same_file(&file, &parent, &temporary) {
+                        break file;
+                    }
+                    // Its writer has renamed it between our open and our lock: it is no longer ours.
+                }
+            }
+        };
         rustix::fs::ftruncate(&file, 0).map_err(|e| self.write_error(key, e))?;
         let slot =
             Slot { tree: Arc::clone(self), key: key.clone(), parent, temporary, landed: false };
         Ok(Staged { slot, file: Some(file.into()), turn: Mutex::default() })
+    }
+
+    fn lock(&self, key: &Key, file: &OwnedFd) -> Result<()> {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::AGAIN) => Err(self.failed(key, "another run is writing it")),
+            // A file system without locks: two runs at once are the user's care there.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Removes a temporary file that can't be opened for writing, unless a live run has it locked.
+    fn clear_stale(&self, key: &Key, parent: &OwnedFd, name: &str) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(parent, name, flags, Mode::empty());
+        if let Ok(file) = &file {
+            self.lock(key, file)?;
+        }
+        rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(|e| self.write_error(key, e))
     }
 
     /// A symbolic link with this text, staged beside the link `key`.
@@ -205,7 +246,7 @@ impl Tree {
     /// # Errors
     /// `Precondition` where it has changed since, `Write` where the system refuses.
     pub fn remove(&self, key: &Key, expected: Option<Signature>) -> Result<()> {
-        let (parent, name) = self.parent(key, Missing::Fail)?;
+        let Some((parent, name)) = self.existing_parent(key)? else { return Ok(()) };
         let flags = if key.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         if let Some(expected) = expected.filter(|_| !key.is_directory()) {
             match rustix::fs::statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -228,6 +269,14 @@ impl Tree {
                 Err(Error::new(ErrorKind::Write, what, std::io::Error::from(error)))
             }
         }
+    }
+}
+
+fn is_same_file(file: &OwnedFd, parent: &OwnedFd, name: &str) -> bool {
+    let named = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    match (rustix::fs::fstat(file), named) {
+        (Ok(open), Ok(named)) => (open.st_ino, open.st_dev) == (named.st_ino, named.st_dev),
+        _ => false,
     }
 }
 

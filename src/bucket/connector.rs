@@ -1,5 +1,4 @@
-//! The one HTTP client of an endpoint: counts bytes, bounds the requests in flight, and ends what
-//! stands still.
+//! The one HTTP client of an endpoint: counts bytes, and ends what stands still.
 //!
 //! reqwest under `object_store`'s client interface, so that anything of `object_store` can share it.
 //! No timeout covers a whole request: a slow but moving transfer of any length is fine, a minute
@@ -54,10 +53,23 @@ impl Traffic {
     }
 }
 
+/// A place among the requests in flight. It travels with its request, and is given back when the
+/// answer's body is done with.
+#[derive(Clone, Debug)]
+pub(super) struct Turn {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+impl Turn {
+    pub(super) async fn take(permits: &Arc<Semaphore>) -> Self {
+        let permit = Arc::clone(permits).acquire_owned().await;
+        Self { _permit: Arc::new(permit.expect("the semaphore is never closed")) }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Connector {
     client: reqwest::Client,
-    permits: Arc<Semaphore>,
     idle: Duration,
     traffic: Arc<Traffic>,
 }
@@ -72,14 +84,12 @@ impl Connector {
             .http1_only()
             .build()
             .map_err(|e| Error::new(ErrorKind::Setup, "cannot start the HTTP client", chain(&e)))?;
-        let permits = Arc::new(Semaphore::new(limits.requests));
-        Ok(HttpClient::new(Self { client, permits, idle: limits.idle_timeout, traffic }))
+        Ok(HttpClient::new(Self { client, idle: limits.idle_timeout, traffic }))
     }
 
-    async fn execute(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
+    async fn execute(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         self.traffic.requests.fetch_add(1, Ordering::Relaxed);
+        let turn = request.extensions_mut().remove::<Turn>();
         let pulse = Arc::new(AtomicU64::new(0));
         let request = self.convert(request, &pulse)?;
         let response = self.watch(self.client.execute(request), &pulse).await?;
@@ -90,7 +100,7 @@ impl Connector {
             idle: self.idle,
             waiting: false,
             traffic: Arc::clone(&self.traffic),
-            _permit: permit,
+            _turn: turn,
         };
         Ok(HttpResponse::from_parts(head, HttpResponseBody::new(body)))
     }
@@ -209,7 +219,7 @@ struct Watched {
     /// The timer runs only while somebody waits: a slow consumer is no hung server.
     waiting: bool,
     traffic: Arc<Traffic>,
-    _permit: OwnedSemaphorePermit,
+    _turn: Option<Turn>,
 }
 
 impl Body for Watched {

@@ -94,7 +94,8 @@ impl KeyFile {
         if metadata.mode() & 0o077 != 0 {
             let mode = metadata.mode() & 0o777;
             return Err(fail(format!(
-                "its mode is {mode:o}, so others can read it; run: chmod 600"
+                "its mode is {mode:o}, so others can read it; run: chmod 600 {}",
+                path.display()
             )));
         }
         let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;

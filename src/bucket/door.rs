@@ -3,7 +3,7 @@
 //! Signatures are `object_store`'s (AWS Signature Version 4, payload signed). Keys go through byte
 //! for byte, which `object_store`'s own paths can't do. Knows no operation of S3.
 
-use super::connector::{Connector, Traffic};
+use super::connector::{Connector, Traffic, Turn};
 use super::credentials::Credentials;
 use super::{Payload, xml};
 use crate::error::{Error, ErrorKind, Result, chain};
@@ -17,6 +17,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// The longest error answer that is read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
@@ -51,6 +52,7 @@ pub(super) struct Door {
     credentials: Credentials,
     region: String,
     retries: u32,
+    permits: Arc<Semaphore>,
     /// Something has answered: from then on a refused connection is worth waiting for.
     reached: AtomicBool,
     traffic: Arc<Traffic>,
@@ -108,7 +110,9 @@ impl Door {
         let traffic = Arc::new(Traffic::default());
         let client = Connector::connect(limits, Arc::clone(&traffic))?;
         let reached = AtomicBool::new(false);
-        Ok(Self { client, credentials, region, retries: limits.retries, reached, traffic })
+        let permits = Arc::new(Semaphore::new(limits.requests));
+        let retries = limits.retries;
+        Ok(Self { client, credentials, region, retries, permits, reached, traffic })
     }
 
     pub(super) fn traffic(&self) -> &Arc<Traffic> {
@@ -160,8 +164,11 @@ impl Door {
         }
     }
 
+    /// Waits for its turn first: a signature is good for minutes only.
     async fn once(&self, request: &Request<'_>) -> Result<HttpResponse, Failure> {
-        let signed = self.sign(request)?;
+        let turn = Turn::take(&self.permits).await;
+        let mut signed = self.sign(request)?;
+        signed.extensions_mut().insert(turn);
         tracing::trace!(method = %request.method, url = %signed.uri(), "request");
         let response = match self.client.execute(signed).await {
             Ok(response) => response,
@@ -204,7 +211,16 @@ impl Door {
         match error.kind() {
             HttpErrorKind::Connect if !reached => {
                 let host = host_of(&request.url);
-                let hint = format!("{host} can't be reached; check the endpoint ({cause})");
+                let hint = match () {
+                    () if host.ends_with(".amazonaws.com") => format!(
+                        "{host} can't be reached; no endpoint was given, so Amazon was tried: set \
+                         AWS_ENDPOINT_URL or --endpoint-url ({cause})"
+                    ),
+                    () if cause.contains("InvalidContentType") => {
+                        format!("{host} does not speak TLS; try http:// instead of https://")
+                    }
+                    () => format!("{host} can't be reached; check the endpoint ({cause})"),
+                };
                 Failure::new(ErrorKind::Setup, request, hint, FEW_RETRIES)
             }
             HttpErrorKind::Timeout => {
@@ -227,6 +243,13 @@ impl Door {
         let code = told.code.as_str();
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         if let Some(hint) = setup_hint(code, header("date"), &self.region) {
+            return Failure::new(ErrorKind::Setup, request, hint, 0);
+        }
+        // S3 explains every failure but that of a HEAD.
+        let is_foreign = code.is_empty() && request.method != Method::HEAD;
+        if is_foreign && matches!(status.as_u16(), 404 | 405 | 501) {
+            let host = host_of(&request.url);
+            let hint = format!("{host} does not answer like S3 ({status}); check the endpoint");
             return Failure::new(ErrorKind::Setup, request, hint, 0);
         }
         let kind = match (status.as_u16(), code) {

@@ -126,7 +126,14 @@ impl Endpoint {
 }
 
 fn check_endpoint(text: &str) -> Result<String> {
+    if text.contains('@') {
+        let cause = "no key or secret may stand in a URL";
+        return Err(Error::new(ErrorKind::Usage, "bad endpoint", cause));
+    }
     let bad = |cause: String| Error::new(ErrorKind::Usage, format!("bad endpoint `{text}`"), cause);
+    if !text.contains("://") {
+        return Err(bad(format!("write https:// or http:// before it: https://{text}")));
+    }
     let url = url::Url::parse(text).map_err(|e| bad(format!("{e}; use https://HOST[:PORT]")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err(bad("use https://HOST[:PORT]".into()));

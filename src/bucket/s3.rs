@@ -4,7 +4,8 @@ use super::door::{Door, Request, encode_into};
 use super::endpoint::Shared;
 use super::xml;
 use super::{
-    Bucket, Content, Metadata, ObjectInfo, ObjectRef, Page, PageRequest, PartRef, PartTag, Payload,
+    Bucket, Content, Metadata, ObjectInfo, ObjectRef, Page, PageRequest, PartOrigin, PartRef,
+    PartTag, Payload,
 };
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::fingerprint::ETag;
@@ -96,8 +97,11 @@ impl S3Bucket {
             let name = name.as_str().strip_prefix(METADATA_PREFIX)?;
             Some((name.to_owned(), value.to_str().ok()?.to_owned()))
         });
+        let is_kms = text("x-amz-server-side-encryption").is_some_and(|name| name != "AES256");
+        let is_customer = headers.contains_key("x-amz-server-side-encryption-customer-algorithm");
         Ok(ObjectInfo {
             size,
+            etag_is_hash: !is_kms && !is_customer,
             etag: ETag::parse(text("etag").unwrap_or_default()),
             modified: text("last-modified").map(str::to_owned),
             content_type: text("content-type").map(str::to_owned),
@@ -158,11 +162,14 @@ impl S3Bucket {
         etag.map(ETag::parse).ok_or_else(|| self.protocol(key, "the server gave no ETag"))
     }
 
-    async fn create(&self, key: &str, metadata: &Metadata) -> Result<String> {
+    async fn create(&self, key: &str, metadata: &Metadata, parts: PartOrigin) -> Result<String> {
         let shown = self.shown(key);
-        let mut request = Request::new(Method::POST, self.object_url(key)?, &shown)
-            .query("uploads", "")
-            .header("x-amz-checksum-algorithm", "SHA256")?;
+        let mut request =
+            Request::new(Method::POST, self.object_url(key)?, &shown).query("uploads", "");
+        // AWS wants the checksum of each part at the end then, and gives none of a copied one.
+        if parts == PartOrigin::Sent {
+            request = request.header("x-amz-checksum-algorithm", "SHA256")?;
+        }
         add_metadata(&mut request.headers, metadata);
         let answer = self.door().ask(&request).await?;
         let id = xml::find(&answer, "UploadId").filter(|id| !id.is_empty());
@@ -348,8 +355,9 @@ impl Bucket for S3Bucket {
         &'a self,
         key: &'a str,
         metadata: &'a Metadata,
+        parts: PartOrigin,
     ) -> BoxFuture<'a, Result<String>> {
-        self.create(key, metadata).boxed()
+        self.create(key, metadata, parts).boxed()
     }
 
     fn put_part<'a>(

@@ -238,15 +238,21 @@ pub(super) fn parse_deleted(xml: &[u8]) -> Result<Vec<DeleteFailure>, String> {
     };
     walk(xml, |path, text| {
         known |= path.first() == Some(&"DeleteResult");
-        match path {
-            [_, "Error", "Key"] => {
-                flush(&mut key, &mut told);
-                text.clone_into(&mut key);
-            }
-            [_, "Error", "Code"] => text.clone_into(&mut told.code),
-            [_, "Error", "Message"] => text.clone_into(&mut told.message),
-            _ => {}
+        let [_, "Error", field @ ("Key" | "Code" | "Message")] = path else { return };
+        // Servers differ in the order of these: a second one of a kind begins the next failure.
+        let is_second = match *field {
+            "Key" => !key.is_empty(),
+            "Code" => !told.code.is_empty(),
+            _ => !told.message.is_empty(),
+        };
+        if is_second {
+            flush(&mut key, &mut told);
         }
+        text.clone_into(match *field {
+            "Key" => &mut key,
+            "Code" => &mut told.code,
+            _ => &mut told.message,
+        });
     })
     .ok_or("the answer to a delete is not well-formed XML")?;
     flush(&mut key, &mut told);
@@ -354,6 +360,13 @@ mod tests {
             (failures[0].key.as_str(), failures[0].told.code.as_str()),
             ("a\nb", "AccessDenied")
         );
+        let other_order =
+            b"<DeleteResult><Error><Code>A</Code><Message>m</Message><Key>x</Key></Error>\
+            <Error><Code>B</Code><Message>n</Message><Key>y</Key></Error></DeleteResult>";
+        let failures = parse_deleted(other_order).unwrap();
+        let pairs: Vec<(&str, &str)> =
+            failures.iter().map(|f| (f.key.as_str(), f.told.code.as_str())).collect();
+        assert_eq!(pairs, [("x", "A"), ("y", "B")]);
         assert!(parse_deleted(b"<DeleteResult/>").unwrap().is_empty());
         assert!(parse_deleted(b"<html></html>").is_err());
         assert_eq!(

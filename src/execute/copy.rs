@@ -2,7 +2,9 @@
 
 use super::upload::{PARTS_IN_FLIGHT, finish, ranges};
 use super::{Attempts, Context};
-use crate::bucket::{Bucket, Metadata, ObjectInfo, ObjectRef, PartRef, PartTag, Payload};
+use crate::bucket::{
+    Bucket, Metadata, ObjectInfo, ObjectRef, PartOrigin, PartRef, PartTag, Payload,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::{Blake3, ETag, MIB, part_bytes};
 use bytes::Bytes;
@@ -24,9 +26,7 @@ pub(crate) async fn copy(
     // Ceph ignores the condition of a copy, so that we look before and after.
     let before = from.head(&source.key).await?;
     if before.etag != source.etag {
-        let what = format!("cannot copy {}/{}", from.url(), crate::key::printable(&source.key));
-        let cause = "it is no longer the object that was listed";
-        return Err(Error::new(ErrorKind::Precondition, what, cause));
+        return Err(moved_on(from, source));
     }
     let mut attempts = Attempts::default();
     loop {
@@ -35,6 +35,11 @@ pub(crate) async fn copy(
             outcome => return outcome,
         }
     }
+}
+
+fn moved_on(from: &Arc<dyn Bucket>, source: &ObjectRef) -> Error {
+    let what = format!("cannot copy {}/{}", from.url(), crate::key::printable(&source.key));
+    Error::new(ErrorKind::Precondition, what, "it is no longer the object that was listed")
 }
 
 async fn copy_once(
@@ -51,7 +56,7 @@ async fn copy_once(
     } else if before.size <= WHOLE_COPY_BYTES {
         bucket.copy(source, key, None).await?;
     } else {
-        copy_parts(context, source, before, bucket, key).await?;
+        copy_parts(context, from, source, before, bucket, key).await?;
     }
     let after = bucket.head(key).await?;
     let same_etag = before.etag == after.etag && !matches!(after.etag, ETag::Opaque(_));
@@ -67,6 +72,7 @@ async fn copy_once(
 /// Copies an object in parts, with the metadata in `info` and the parts' size.
 async fn copy_parts(
     context: &Context<'_>,
+    from: &Arc<dyn Bucket>,
     source: &ObjectRef,
     info: &ObjectInfo,
     bucket: &Arc<dyn Bucket>,
@@ -75,7 +81,7 @@ async fn copy_parts(
     let part = part_bytes(info.size);
     let mut metadata = info.metadata.clone();
     metadata.0.insert("part-size".into(), part.to_string());
-    let id = bucket.create_upload(key, &metadata).await?;
+    let id = bucket.create_upload(key, &metadata, PartOrigin::Copied).await?;
     context.upload_opened(bucket, key, &id);
     let numbered = (1u32..).zip(ranges(info.size, part));
     let copied: Result<Vec<PartTag>> = stream::iter(numbered)
@@ -85,9 +91,10 @@ async fn copy_parts(
         .buffered(PARTS_IN_FLIGHT)
         .try_collect()
         .await;
-    let finished = match copied {
-        Ok(parts) => finish(bucket, key, &id, &parts, info.size).await,
-        Err(error) => Err(error),
+    let finished = match (copied, from.head(&source.key).await) {
+        (Ok(_), Ok(now)) if now.etag != info.etag => Err(moved_on(from, source)),
+        (Ok(parts), Ok(_)) => finish(bucket, key, &id, &parts, info.size).await,
+        (Err(error), _) | (_, Err(error)) => Err(error),
     };
     if finished.is_err() {
         let _ = bucket.abort_upload(key, &id).await;
@@ -114,5 +121,5 @@ pub(super) async fn describe(
     if size <= WHOLE_COPY_BYTES {
         return bucket.copy(&source, key, Some(&info.metadata)).await;
     }
-    copy_parts(context, &source, &info, bucket, key).await
+    copy_parts(context, bucket, &source, &info, bucket, key).await
 }

@@ -54,22 +54,30 @@ async fn delete_batch(
     let mut outcomes = Vec::with_capacity(keys.len());
     match bucket.delete(&keys).await {
         Ok(failures) => {
+            let mut unknown = None;
             for (key, error) in failures {
-                if let Some(entry) = doomed.remove(&key) {
-                    outcomes.push(outcome(entry, Err(error)));
+                match doomed.remove(&key) {
+                    Some(entry) => outcomes.push(outcome(entry, Err(error))),
+                    None => unknown = Some(error),
                 }
+            }
+            // A failure of who knows which key: none of them can be said to be gone.
+            if let Some(error) = unknown {
+                outcomes.extend(doomed.drain().map(|(_, entry)| failed(entry, &error)));
             }
             outcomes.extend(doomed.into_values().map(|entry| outcome(entry, Ok(()))));
         }
         Err(error) => {
-            for entry in doomed.into_values() {
-                let what = format!("cannot delete {}", entry.key);
-                let same = Error::new(error.kind(), what, error.cause());
-                outcomes.push(outcome(entry, Err(same)));
-            }
+            outcomes.extend(doomed.into_values().map(|entry| failed(entry, &error)));
         }
     }
     outcomes
+}
+
+/// The failure of a whole batch, told of one of it.
+fn failed(entry: Entry, error: &Error) -> Outcome {
+    let what = format!("cannot delete {}", entry.key);
+    outcome(entry, Err(Error::new(error.kind(), what, error.cause())))
 }
 
 enum Look {

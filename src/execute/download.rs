@@ -49,16 +49,37 @@ pub(crate) struct Verify {
     part_sizes: Vec<u64>,
 }
 
+/// What [`Verify`] hashes with: BLAKE3 where it is recorded, else for the ETag, else nothing.
+pub(crate) enum Hasher {
+    Blake3(Box<blake3::Hasher>),
+    ETag(ETagHasher),
+    Nothing,
+}
+
+impl Hasher {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Blake3(hasher) => {
+                hasher.update(bytes);
+            }
+            Self::ETag(hasher) => hasher.update(bytes),
+            Self::Nothing => {}
+        }
+    }
+}
+
 impl Verify {
-    pub(crate) fn new(size: u64, etag: &ETag, metadata: &Metadata) -> Self {
+    pub(crate) fn new(info: &ObjectInfo) -> Self {
+        let size = info.size;
+        let etag = if info.etag_is_hash { info.etag.clone() } else { ETag::Opaque("".into()) };
         let part_sizes = match etag {
-            ETag::Multipart(_, parts) => match metadata.part_bytes() {
-                Some(part) if size.div_ceil(part).max(1) == u64::from(*parts) => vec![part],
-                _ => part_size_candidates(size, *parts).collect(),
+            ETag::Multipart(_, parts) => match info.metadata.part_bytes() {
+                Some(part) if size.div_ceil(part).max(1) == u64::from(parts) => vec![part],
+                _ => part_size_candidates(size, parts).collect(),
             },
             ETag::Md5(_) | ETag::Opaque(_) => Vec::new(),
         };
-        Self { blake3: metadata.blake3(), etag: etag.clone(), part_sizes }
+        Self { blake3: info.metadata.blake3(), etag, part_sizes }
     }
 
     /// The part sizes that the ETag may be made of.
@@ -66,37 +87,47 @@ impl Verify {
         &self.part_sizes
     }
 
-    /// Hashes for the part sizes; none where the ETag says nothing.
-    pub(crate) fn etag_hasher(&self) -> Option<ETagHasher> {
-        let useful = matches!(self.etag, ETag::Md5(_)) || !self.part_sizes.is_empty();
-        useful.then(|| ETagHasher::new(&self.part_sizes))
+    /// True where the ETag can be computed from the content.
+    pub(crate) fn is_etag_computable(&self) -> bool {
+        matches!(self.etag, ETag::Md5(_)) || !self.part_sizes.is_empty()
     }
 
-    /// True where the content is proven, false where it can't be.
-    pub(crate) fn check(&self, what: impl FnOnce() -> String, frames: &[Bytes]) -> Result<bool> {
-        if let Some(expected) = self.blake3 {
-            let mut hasher = blake3::Hasher::new();
-            for frame in frames {
-                hasher.update(frame);
-            }
-            return agree(what, Blake3::from(hasher.finalize()) == expected);
+    /// What proves most for least.
+    pub(crate) fn hasher(&self) -> Hasher {
+        if self.blake3.is_some() {
+            return Hasher::Blake3(Box::default());
         }
-        let Some(mut hasher) = self.etag_hasher() else {
-            return Ok(false);
-        };
+        if self.is_etag_computable() {
+            return Hasher::ETag(ETagHasher::new(&self.part_sizes));
+        }
+        Hasher::Nothing
+    }
+
+    /// True where the content in `frames` is proven, false where it can't be.
+    pub(crate) fn check(&self, what: impl FnOnce() -> String, frames: &[Bytes]) -> Result<bool> {
+        let mut hasher = self.hasher();
         for frame in frames {
             hasher.update(frame);
         }
-        self.check_etags(what, &hasher.finish())
+        self.conclude(what, hasher)
     }
 
-    /// An MD5 must agree. A multipart ETag proves the content where it agrees with a guessed part
-    /// size; where it doesn't, the guess may be what is wrong.
-    fn check_etags(&self, what: impl FnOnce() -> String, possible: &[ETag]) -> Result<bool> {
-        let agrees = possible.contains(&self.etag);
-        match self.etag {
-            ETag::Md5(_) => agree(what, agrees),
-            ETag::Multipart(..) | ETag::Opaque(_) => Ok(agrees),
+    /// True where the hashed content is proven. An MD5 must agree; a multipart ETag proves the
+    /// content where it agrees with a guessed part size, and where it doesn't, the guess may be what
+    /// is wrong.
+    pub(crate) fn conclude(&self, what: impl FnOnce() -> String, hasher: Hasher) -> Result<bool> {
+        match hasher {
+            Hasher::Blake3(hasher) => {
+                agree(what, Some(Blake3::from(hasher.finalize())) == self.blake3)
+            }
+            Hasher::ETag(hasher) => {
+                let agrees = hasher.finish().contains(&self.etag);
+                match self.etag {
+                    ETag::Md5(_) => agree(what, agrees),
+                    ETag::Multipart(..) | ETag::Opaque(_) => Ok(agrees),
+                }
+            }
+            Hasher::Nothing => Ok(false),
         }
     }
 }
@@ -176,7 +207,7 @@ impl Fetch<'_> {
         self.moved(self.entry.size);
         let (tree, key, what) = (Arc::clone(self.tree), self.entry.key.clone(), self.what());
         blocking(move || {
-            let verify = Verify::new(info.size, &info.etag, &info.metadata);
+            let verify = Verify::new(&info);
             let verified = verify.check(|| what, &frames)?;
             Ok((write_whole(&tree, &key, &info.metadata, &frames)?, verified))
         })
@@ -353,16 +384,15 @@ fn verify_parts(
     values: &[ChainingValue],
     staged: &Staged,
 ) -> Result<bool> {
-    let verify = Verify::new(info.size, &info.etag, &info.metadata);
+    let verify = Verify::new(info);
     if let Some(expected) = verify.blake3 {
-        agree(|| what, merge_parts(values) == expected)
-    } else {
-        let Some(mut hasher) = verify.etag_hasher() else {
-            return Ok(false);
-        };
-        staged.read_back(|bytes| hasher.update(bytes))?;
-        verify.check_etags(|| what, &hasher.finish())
+        return agree(|| what, merge_parts(values) == expected);
     }
+    let mut hasher = verify.hasher();
+    if let Hasher::ETag(_) = hasher {
+        staged.read_back(|bytes| hasher.update(bytes))?;
+    }
+    verify.conclude(|| what, hasher)
 }
 
 fn write_whole(

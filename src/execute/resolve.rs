@@ -55,11 +55,13 @@ pub(crate) async fn resolve(
     questions: Vec<Question>,
 ) -> Vec<(Pair, Result<Verdict>)> {
     let md5s: Vec<Option<Local>> = questions.iter().map(local_md5).collect();
+    let turn = context.hashing().await;
     let hashed = blocking(move || {
         let hash = |local: Option<Local>| local.map(|local| local.etags(&[]));
         md5s.into_iter().map(hash).collect::<Vec<Option<Result<Hashes>>>>()
     })
     .await;
+    drop(turn);
     let answers = questions.into_iter().zip(hashed).map(|(question, hashes)| async move {
         let answer = answer(context, &question, hashes).await;
         (question.pair, answer)
@@ -167,13 +169,14 @@ async fn by_head(context: &Context<'_>, local: &Local, remote: &Remote<'_>) -> R
     if let Some(expected) = info.metadata.blake3() {
         return Ok(compare_blake3(Some(local.blake3(context).await?), Some(expected)));
     }
-    let verify = Verify::new(info.size, remote.etag, &info.metadata);
-    if verify.etag_hasher().is_none() {
+    let verify = Verify::new(&info);
+    if !verify.is_etag_computable() {
         return Ok(Verdict::Different(Why::Unknown));
     }
     let (local, part_sizes) = (local.clone(), verify.part_sizes().to_vec());
+    let _turn = context.hashing().await;
     let (_, etags) = blocking(move || local.etags(&part_sizes)).await?;
-    Ok(compare_etag(&etags, remote.etag))
+    Ok(compare_etag(&etags, remote.etag, info.metadata.part_bytes().is_some()))
 }
 
 /// HEAD; none where it is no longer the object that was listed.

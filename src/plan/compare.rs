@@ -61,12 +61,12 @@ pub fn compare_blake3(source: Option<Blake3>, target: Option<Blake3>) -> Verdict
     }
 }
 
-/// Compares the ETags that a content can have with the one that an object has.
+/// Compares the multipart ETags that a content can have with the one that an object has. Where the
+/// part size is only guessed, another ETag proves nothing.
 #[must_use]
-pub fn compare_etag(possible: &[ETag], actual: &ETag) -> Verdict {
+pub fn compare_etag(possible: &[ETag], actual: &ETag, part_size_is_known: bool) -> Verdict {
     if possible.contains(actual) {
         return Verdict::Same(SameBy::ETag);
     }
-    let comparable = matches!(actual, ETag::Md5(_) | ETag::Multipart(..)) && !possible.is_empty();
-    Verdict::Different(if comparable { Why::Content } else { Why::Unknown })
+    Verdict::Different(if part_size_is_known { Why::Content } else { Why::Unknown })
 }

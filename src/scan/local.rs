@@ -147,7 +147,12 @@ impl<'a> Walk<'a> {
                 self.pending = Some(Pending { entry, depth: found.depth(), admitted });
                 Ok(())
             }
-            other @ (Scanned::Gap(_) | Scanned::Unnamed { .. }) => self.push(other),
+            other @ (Scanned::Gap(_) | Scanned::Unnamed { .. }) => {
+                // walkdir has an error of its own for it waiting: one gap is enough.
+                walk.skip_current_dir();
+                self.seen.admitted();
+                self.push(other)
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::support::oracle::Bucket;
 use crate::support::{Fault, Kind, Rule, Server, Site, tree};
 
 on_both_servers! {
@@ -17,6 +18,7 @@ on_both_servers! {
     cp_copies_on_the_server,
     cat_prints_the_bytes,
     mv_up_leaves_no_file,
+    mv_keeps_a_source_that_changed_meanwhile,
     mv_down_leaves_no_object,
     mv_that_fails_keeps_the_source,
     mv_renames_on_the_server,
@@ -145,6 +147,27 @@ fn mv_up_leaves_no_file(server: &Server) {
     assert_eq!(site.bucket.get("moved"), b"one");
     assert_eq!(site.bucket.get("many/b/c"), b"c");
     assert_eq!(files(&site.at("up")), [""; 0]);
+}
+
+/// The file is rewritten while its old content is on the way up, the object while it is on the way down.
+fn mv_keeps_a_source_that_changed_meanwhile(server: &Server) {
+    let site = Site::new(server);
+    let file = site.at("up/file");
+    tree::file(site.at("up"), "file", "old");
+    let path = file.clone();
+    let rewrite = Fault::hook(move || fs::write(&path, "newer").unwrap());
+    site.proxy.rule(Rule::every(Kind::Put, rewrite).times(1));
+    site.haul(&["mv", &file, &site.url("moved")]).exits(&[1]);
+    assert_eq!(fs::read(&file).unwrap(), b"newer");
+    site.proxy.reset();
+    site.bucket.put("object", b"old");
+    let bucket = Bucket::clone(&site.bucket);
+    let rewrite = Fault::hook(move || drop(bucket.put("object", b"newer")));
+    // The first HEAD looks at what is to come, the next asks whether it is still the same.
+    site.proxy.rule(Rule::every(Kind::Head, rewrite).skip(1).times(1));
+    site.haul(&["mv", &site.url("object"), &site.at("down")]).exits(&[1]);
+    assert_eq!(fs::read(site.at("down")).unwrap(), b"old");
+    assert_eq!(site.bucket.get("object"), b"newer");
 }
 
 fn mv_down_leaves_no_object(server: &Server) {

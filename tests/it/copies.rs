@@ -5,6 +5,7 @@ use crate::support::{Kind, Server, Site, tree};
 on_both_servers! {
     bucket_to_bucket_copies_on_the_server,
     large_objects_are_copied_on_the_server,
+    objects_of_300_mib_are_copied_in_parts,
     prefix_to_prefix_of_one_bucket_is_copied,
     bucket_to_bucket_deletes_extras_when_told,
     empty_source_bucket_is_refused,
@@ -49,6 +50,21 @@ fn bucket_to_bucket_copies_on_the_server(server: &Server) {
     site.assert_sync_is_idle(&site.url(""), &target);
     site.haul(&["sync", &target, &site.at("down")]).done();
     tree::assert_same(&up, site.at("down"));
+}
+
+fn objects_of_300_mib_are_copied_in_parts(server: &Server) {
+    let site = Site::new(server);
+    let up = site.directory("up");
+    tree::generated(&up, "large", 300 << 20, 7);
+    site.haul(&["sync", &up, &site.url("from")]).done();
+    site.proxy.reset();
+    site.haul(&["sync", &site.url("from"), &site.url("to")]).done();
+    assert_nothing_came_through(&site);
+    assert_eq!(site.bucket.hash("to/large"), tree::hash(site.at("up/large").as_ref()));
+    let metadata = |key| site.bucket.head(key).unwrap().metadata;
+    assert_eq!(metadata("from/large"), metadata("to/large"));
+    assert_eq!(site.bucket.uploads(), [""; 0]);
+    site.assert_sync_is_idle(&site.url("from"), &site.url("to"));
 }
 
 fn large_objects_are_copied_on_the_server(server: &Server) {

@@ -12,6 +12,8 @@ on_both_servers! {
     unreadable_file_keeps_its_object,
     unreadable_new_file_stops_the_deletes,
     unreadable_target_file_is_replaced,
+    directory_that_cannot_be_entered_is_one_gap,
+    leftovers_of_a_killed_run_are_taken_over,
     unreadable_root_deletes_nothing,
     empty_source_directory_is_refused,
     empty_source_prefix_is_refused,
@@ -121,6 +123,40 @@ fn unreadable_target_file_is_replaced(server: &Server) {
     tree::chmod(format!("{down}/f"), 0o000);
     site.haul_unprivileged(&["sync", &site.url(""), &down]).done();
     assert_eq!(fs::read(format!("{down}/f")).unwrap(), b"right");
+}
+
+/// Its names can be listed, but none of them looked at.
+fn directory_that_cannot_be_entered_is_one_gap(server: &Server) {
+    let site = Site::new(server);
+    let up = mirrored(&site, &["a", "locked/deep/f", "locked/g", "z"]);
+    tree::file(&up, "z", "changed");
+    tree::chmod(format!("{up}/locked"), 0o444);
+    let outcome = site.haul_unprivileged(&["sync", &up, &site.url(""), "--delete"]);
+    tree::chmod(format!("{up}/locked"), 0o755);
+    outcome.exits(&[3]).names("locked");
+    site.bucket.assert_keys(&["a", "locked/deep/f", "locked/g", "z"]);
+    assert_eq!(site.bucket.get("z"), b"changed");
+}
+
+/// A temporary file that was already read-only, and one that was a link.
+fn leftovers_of_a_killed_run_are_taken_over(server: &Server) {
+    let site = Site::new(server);
+    let up = site.directory("up");
+    tree::file(&up, "f", "file");
+    tree::file(&up, "g", "file, too");
+    site.haul(&["sync", &up, &site.url("")]).done();
+    let down = site.directory("down");
+    let temporary = |name: &str| {
+        let hex = blake3::hash(name.as_bytes()).to_hex();
+        format!(".haul-{}.tmp", &hex[..16])
+    };
+    tree::file(&down, temporary("f"), "half of somethi");
+    tree::chmod(format!("{down}/{}", temporary("f")), 0o444);
+    tree::link(&down, &temporary("g"), "nowhere");
+    assert_eq!(tree::temporary_files(&down).len(), 2);
+    site.haul_unprivileged(&["sync", &site.url(""), &down]).done();
+    tree::assert_same(&up, &down);
+    assert_eq!(tree::temporary_files(&down), [""; 0]);
 }
 
 fn unreadable_root_deletes_nothing(server: &Server) {

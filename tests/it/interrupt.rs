@@ -50,13 +50,14 @@ fn interrupted_upload_leaves_no_parts_and_is_completed_by_the_next_run(server: &
 fn interrupted_download_leaves_no_temporary_file(server: &Server) {
     let site = Site::new(server);
     let up = site.directory("up");
-    tree::file(&up, "large", tree::noise(8 << 20, 2));
+    tree::generated(&up, "large", 40 << 20, 2);
     site.haul(&["sync", &up, &site.url("")]).done();
     let down = site.directory("down");
     site.proxy.reset();
     site.proxy.rule(Rule::every(Kind::Get, Fault::StallResponse(1 << 20)));
     let running = site.run(&["sync", &site.url(""), &down, "--idle-timeout", "60s"]).start();
     wait_for(&site, Kind::Get, 1);
+    assert_eq!(tree::temporary_files(&down).len(), 1);
     interrupt(running);
     assert!(tree::read(&down).is_empty(), "something was left");
     site.proxy.reset();

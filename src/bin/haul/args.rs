@@ -10,7 +10,9 @@ use std::time::Duration;
 /// Every object carries the BLAKE3 of its content, every download is verified before it gets its
 /// name, and nothing is deleted without proof. Exit codes: 0 done, 1 some transfers failed (or
 /// `check` found differences), 2 usage, 3 done but some source entries could not be read or cannot
-/// exist at the target, 4 a safety guard refused, 6 could not start, 130/143 stopped.
+/// exist at the target, 4 a safety guard refused, 6 could not start, 129/130/143 stopped.
+///
+/// Keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from --credentials FILE.
 #[derive(Debug, Parser)]
 #[command(
     name = "haul",
@@ -37,7 +39,8 @@ pub struct Global {
     /// The region to sign for; Ceph takes any [env: AWS_REGION]
     #[arg(long, global = true, value_name = "NAME", env = "HAUL_REGION", hide_env = true)]
     pub region: Option<String>,
-    /// A JSON file with `access_key`, `secret_key` and perhaps `endpoint`, that only you can read
+    /// A JSON file with `access_key`, `secret_key` and perhaps `session_token`, `endpoint`, `region`,
+    /// that only you can read
     #[arg(long, global = true, value_name = "FILE", env = "HAUL_CREDENTIALS", hide_env = true)]
     pub credentials: Option<PathBuf>,
     /// Send unsigned requests, for public buckets
@@ -86,6 +89,13 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make TARGET match SOURCE; what is only in TARGET stays unless --delete
+    #[command(after_help = "Examples:
+  haul sync run1 s3://data/run1             mirror a directory
+  haul sync --delete run1 s3://data/run1    ... exactly
+  haul sync s3://data/run1 run1             restore it
+  haul sync --exclude '*' --include '*.nc' run1 s3://data/run1
+
+A pattern without `/` matches at any depth; `*` stops at `/`, `**` does not.")]
     Sync {
         #[command(flatten)]
         ends: Ends,
@@ -110,6 +120,8 @@ pub enum Command {
         how: Compare,
     },
     /// Copy a file or object, or with -r a directory or prefix; `-` is stdin or stdout
+    ///
+    /// A TARGET that ends in `/`, is a directory or a whole bucket keeps the name of SOURCE.
     Cp {
         #[command(flatten)]
         copy: Copy,
@@ -195,7 +207,7 @@ pub struct Compare {
     /// Compare sizes only
     #[arg(long)]
     pub size_only: bool,
-    /// Trust no remembered hash: read every file (haul remembers none yet, so this is always so)
+    /// Read every file whose size agrees, whatever is remembered of it
     #[arg(short = 'c', long)]
     pub checksum: bool,
 }

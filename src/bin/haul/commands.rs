@@ -38,6 +38,8 @@ impl Session {
                 let cause = "give s3://BUCKET/KEY";
                 Err(Error::new(ErrorKind::Usage, format!("bad URL `{url}`"), cause))
             }
+            // `dir/` is an object of its own: the marker of a directory.
+            (bucket, path) if url.ends_with('/') => Ok((bucket, path + "/")),
             opened => Ok(opened),
         }
     }
@@ -64,7 +66,12 @@ impl Session {
         for url in urls {
             let (bucket, key) = self.open_object(url)?;
             let mut stdout = tokio::io::stdout();
-            self.or_stop(haul::stream_object(&bucket, &key, &mut stdout)).await?;
+            let streamed = haul::stream_object(&bucket, &key, &mut stdout);
+            match self.or_stop(streamed).await {
+                // A reader that has gone has all that it wanted.
+                Err(error) if error.kind() == ErrorKind::Closed => return Ok(0),
+                outcome => outcome.map(drop)?,
+            }
         }
         Ok(0)
     }

@@ -1,5 +1,8 @@
 //! The `haul` program: arguments in, exit code out.
 
+// They panic where the reader has gone.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod args;
 mod commands;
 mod settings;
@@ -24,6 +27,7 @@ const OTHER_THREADS: usize = 3;
 const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(5);
 const TERMINATED: u8 = 143;
 const INTERRUPTED: u8 = 130;
+const HUNG_UP: u8 = 129;
 
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
@@ -61,15 +65,14 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &Error) -> ExitCode {
-    eprintln!("haul: {error}");
+    ui::note(&format!("haul: {error}"));
     ExitCode::from(error.kind().exit_code())
 }
 
-/// Requests are logged from `-vv` on; never their headers, so no signature and no token.
+/// Requests are logged with `-vv`; never their headers, so no signature and no token.
 fn start_log(global: &Global) {
     let level = match global.verbose {
         0 | 1 => tracing::Level::WARN,
-        2 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
     };
     let filter = tracing_subscriber::filter::Targets::new().with_target("haul", level);
@@ -91,6 +94,7 @@ async fn dispatch(cli: Cli, matches: &ArgMatches, code: &Arc<AtomicU8>) -> Resul
     let mut signals = JoinSet::new();
     signals.spawn(watch(SignalKind::interrupt(), INTERRUPTED, stop.clone(), Arc::clone(code)));
     signals.spawn(watch(SignalKind::terminate(), TERMINATED, stop.clone(), Arc::clone(code)));
+    signals.spawn(watch(SignalKind::hangup(), HUNG_UP, stop.clone(), Arc::clone(code)));
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     let session = commands::Session::new(global, stop);
     match command {

@@ -11,10 +11,20 @@ use crate::args::Global;
 use haul::entry::Gap;
 use haul::{Event, Job, Observer, Outcome, Place, Result, Summary};
 use meter::{Meter, Ticker};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A line of data. A reader that has gone must not end a run half-way, so nothing fails here.
+fn out(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// A line for people.
+pub fn note(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
 
 /// What kind of command is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +35,17 @@ pub enum Style {
     Plan,
     /// It prints what differs.
     Check,
+}
+
+impl Style {
+    /// The exit code that a run deserves; a check has found differences where a plan has work.
+    pub fn exit_code(self, summary: &Summary) -> u8 {
+        let differs = summary.to_transfer + summary.to_delete > 0;
+        match (self, summary.exit_code()) {
+            (Self::Check, 0 | 3) if differs => 1,
+            (_, code) => code,
+        }
+    }
 }
 
 /// The observer of a run.
@@ -64,19 +85,17 @@ impl Face {
     pub fn end(self, outcome: Result<Summary>) -> Result<Summary> {
         let Self { ticker, lines, .. } = self;
         let elapsed = ticker.map(Ticker::stop);
-        lines.into_inner().unwrap_or_else(PoisonError::into_inner).print();
+        lines.into_inner().unwrap_or_else(PoisonError::into_inner).print()?;
         let summary = outcome?;
         if self.json {
-            println!("{}", json::summary(&summary));
+            out(&json::summary(&summary, self.style.exit_code(&summary)));
         }
-        if let Some(cause) = &summary.guard {
-            eprintln!("haul: {cause}");
+        if let Some(cause) = summary.gave_up.as_ref().or(summary.guard.as_ref()) {
+            note(&format!("haul: {cause}"));
         }
         if !self.quiet && !self.json {
-            eprintln!(
-                "{}",
-                text::summary(&summary, self.style, elapsed.or(Some(self.meter.elapsed())))
-            );
+            let elapsed = elapsed.unwrap_or_else(|| self.meter.elapsed());
+            note(&text::summary(&summary, self.style, elapsed));
         }
         Ok(summary)
     }
@@ -85,13 +104,13 @@ impl Face {
     fn say(&self, line: &str) {
         match &self.ticker {
             Some(ticker) => ticker.say(line),
-            None => eprintln!("{line}"),
+            None => note(line),
         }
     }
 
     fn data(&self, line: &str) {
         if self.style == Style::Run {
-            println!("{line}");
+            out(line);
         } else {
             self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
@@ -108,9 +127,16 @@ impl Face {
             self.say(&format!("{} -> {}", self.source.name(key), self.target.name(key)));
         }
         if self.style != Style::Run || self.verbose {
-            let shown = self.verbose || !matches!(action, haul::Action::Keep { .. });
+            let stays = matches!(action, haul::Action::Keep { .. } | haul::Action::Spare { .. });
+            // In a run, what is done is told when it is done.
+            let shown = match self.style {
+                Style::Run => stays || self.json,
+                Style::Plan | Style::Check => {
+                    self.verbose || !matches!(action, haul::Action::Keep { .. })
+                }
+            };
             if self.json && shown {
-                self.data(&json::planned(action));
+                self.data(&json::planned(action, self.style));
             } else if shown && !self.json {
                 let line = text::planned(action, self.style);
                 if self.style == Style::Run {
@@ -198,9 +224,9 @@ impl Single {
             ticker.stop();
         }
         if self.json && target != "-" {
-            println!("{}", json::copied(source, target, bytes));
+            out(&json::copied(source, target, bytes));
         } else if self.verbose {
-            eprintln!("{source} -> {target} ({})", indicatif::HumanBytes(bytes));
+            note(&format!("{source} -> {target} ({})", indicatif::HumanBytes(bytes)));
         }
     }
 }

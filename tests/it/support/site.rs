@@ -195,8 +195,6 @@ fn chown_link(path: &Path) {
 fn unique_name() -> String {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let current = std::thread::current();
-    let test = current.name().unwrap_or_default().rsplit("::").next().unwrap_or_default();
-    let slug: String = test.chars().filter(char::is_ascii_alphanumeric).take(36).collect();
-    format!("haul-{slug}-{}-{number}", process::id())
+    // No word in it: a test that looks for one in a message must not find it here.
+    format!("haul-{}-{number}", process::id())
 }

@@ -29,10 +29,11 @@ impl Session {
         let (source, target) = self.ends(copy)?;
         let single = Single::new(&self.global);
         let control = Control { observer: &single, stop: self.stop.clone() };
-        let bytes = self.copy_one(&source, &target, &control).await.map_err(starting)?;
-        if moves {
-            remove(&source).await?;
-        }
+        let bytes = match moves {
+            true => self.move_one(&source, &target, &control).await,
+            false => self.copy_one(&source, &target, &control).await,
+        };
+        let bytes = bytes.map_err(starting)?;
         single.done(&copy.source, &copy.target, bytes);
         Ok(0)
     }
@@ -48,17 +49,17 @@ impl Session {
             }
         };
         let source = end(&copy.source)?;
-        let name = match &source {
-            End::Stream => None,
-            End::File(path) => path.file_name().and_then(|name| name.to_str()).map(str::to_owned),
-            End::Object { key, .. } => key.rsplit('/').next().map(str::to_owned),
-        };
         if let End::File(path) = &source
             && path.is_dir()
         {
             let what = format!("cannot copy {}", path.display());
             return Err(usage(&what, "it is a directory; use -r"));
         }
+        let name = match &source {
+            End::Stream => None,
+            End::File(path) => Some(file_name(path)?),
+            End::Object { key, .. } => key.rsplit('/').next().map(str::to_owned),
+        };
         let is_directory = copy.target.ends_with('/');
         let target = match (end(&copy.target)?, name) {
             (End::Object { bucket, key }, Some(name)) if key.is_empty() || is_directory => {
@@ -70,7 +71,7 @@ impl Session {
             (End::File(path), Some(name)) if is_directory || path.is_dir() => {
                 End::File(path.join(name))
             }
-            (End::Object { key, .. }, None) if key.is_empty() => {
+            (End::Object { key, .. }, None) if key.is_empty() || is_directory => {
                 return Err(usage("bad target", "a stream needs a key, s3://BUCKET/KEY"));
             }
             (target, _) => target,
@@ -96,11 +97,36 @@ impl Session {
             (End::Object { bucket, key }, End::Object { bucket: to, key: to_key }) => {
                 haul::copy_object(bucket, key, to, to_key, control).await.map_err(|e| hint(e, key))
             }
-            (End::File(_) | End::Stream, End::File(_) | End::Stream) => {
-                Err(usage("cannot copy", "both ends are on this machine; use cp or rsync"))
-            }
+            (End::File(_) | End::Stream, End::File(_) | End::Stream) => Err(local()),
         }
     }
+
+    /// The source goes only if it still is what was copied.
+    async fn move_one(&self, source: &End, target: &End, control: &Control<'_>) -> Result<u64> {
+        match (source, target) {
+            (End::File(path), End::Object { bucket, key }) => {
+                haul::move_file(bucket, path, key, control).await
+            }
+            (End::Object { bucket, key }, End::File(path)) => {
+                haul::move_to_file(bucket, key, path, control).await.map_err(|e| hint(e, key))
+            }
+            (End::Object { bucket, key }, End::Object { bucket: to, key: to_key }) => {
+                haul::move_object(bucket, key, to, to_key, control).await.map_err(|e| hint(e, key))
+            }
+            (End::Stream | End::File(_), _) | (_, End::Stream) => Err(local()),
+        }
+    }
+}
+
+/// The name that a file brings along.
+fn file_name(path: &Path) -> Result<String> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let what = || format!("cannot copy {}", path.display());
+    name.map(str::to_owned).ok_or_else(|| usage(&what(), "its name is not UTF-8, or no file's"))
+}
+
+fn local() -> Error {
+    usage("cannot copy", "both ends are on this machine; use cp, mv or rsync")
 }
 
 fn usage(what: &str, cause: &str) -> Error {
@@ -114,19 +140,4 @@ fn hint(error: Error, key: &str) -> Error {
         return Error::new(ErrorKind::NotFound, format!("cannot copy {key}"), cause);
     }
     error
-}
-
-async fn remove(source: &End) -> Result<()> {
-    match source {
-        End::Stream => Ok(()),
-        End::File(path) => remove_file(path),
-        End::Object { bucket, key } => haul::delete_object(bucket, key).await,
-    }
-}
-
-fn remove_file(path: &Path) -> Result<()> {
-    std::fs::remove_file(path).map_err(|e| {
-        let what = format!("copied {}, but it stays", path.display());
-        Error::new(ErrorKind::Write, what, e)
-    })
 }

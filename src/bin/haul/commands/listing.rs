@@ -30,13 +30,15 @@ impl Session {
             return Ok(0);
         }
         // Not a directory: perhaps an object.
-        let info = self.or_stop(bucket.head(&path)).await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Error::new(
-                ErrorKind::NotFound,
-                format!("cannot list {url}"),
-                "there is no such object or prefix",
-            ),
-            _ => error,
+        let info = self.or_stop(haul::object_info(&bucket, &path)).await.map_err(|error| {
+            match error.kind() {
+                ErrorKind::NotFound => Error::new(
+                    ErrorKind::NotFound,
+                    format!("cannot list {url}"),
+                    "there is no such object or prefix",
+                ),
+                _ => error,
+            }
         })?;
         let name = path.rsplit('/').next().unwrap_or(&path).len();
         let object = listed(&path, info);
@@ -50,7 +52,11 @@ impl Session {
             if self.global.json {
                 print_line(json!({ "bucket": bucket.name, "created": bucket.created }))?;
             } else {
-                print_line(format_args!("{}  s3://{}", bucket.created, bucket.name))?;
+                print_line(format_args!(
+                    "{}  s3://{}",
+                    printable(&bucket.created),
+                    printable(&bucket.name)
+                ))?;
             }
         }
         Ok(0)
@@ -78,7 +84,7 @@ impl Session {
 
     pub async fn stat(&self, url: &str) -> Result<u8> {
         let (bucket, key) = self.open_object(url)?;
-        let info = self.or_stop(bucket.head(&key)).await?;
+        let info = self.or_stop(haul::object_info(&bucket, &key)).await?;
         if self.global.json {
             print_line(json!({
                 "key": key, "size": info.size, "etag": info.etag.to_string(), "modified": info.modified,
@@ -105,12 +111,14 @@ impl Session {
             return self.rm_all(url, dry_run).await;
         }
         let (bucket, key) = self.open_object(url)?;
-        self.or_stop(bucket.head(&key)).await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                let cause = "there is no such object (a prefix needs -r)";
-                Error::new(ErrorKind::NotFound, format!("cannot delete {url}"), cause)
+        self.or_stop(haul::object_info(&bucket, &key)).await.map_err(|error| {
+            match error.kind() {
+                ErrorKind::NotFound => {
+                    let cause = "there is no such object (a prefix needs -r)";
+                    Error::new(ErrorKind::NotFound, format!("cannot delete {url}"), cause)
+                }
+                _ => error,
             }
-            _ => error,
         })?;
         self.say_deleted(&bucket, &key, dry_run)?;
         if !dry_run {
@@ -123,9 +131,10 @@ impl Session {
         let (bucket, path) = self.open(url)?;
         let prefix = directory_prefix(&path);
         let mut pages = Pages::new(&bucket, PageRequest { prefix, ..PageRequest::default() });
-        let mut failed = false;
+        let (mut failed, mut any) = (false, false);
         while let Some(page) = self.or_stop(pages.next()).await? {
             let keys: Vec<String> = page.objects.into_iter().map(|object| object.key).collect();
+            any |= !keys.is_empty();
             for key in &keys {
                 self.say_deleted(&bucket, key, dry_run)?;
             }
@@ -134,10 +143,14 @@ impl Session {
             }
             for batch in keys.chunks(MAX_BATCH_KEYS) {
                 for (_, error) in self.or_stop(bucket.delete(batch)).await? {
-                    eprintln!("haul: {error}");
+                    crate::ui::note(&format!("haul: {error}"));
                     failed = true;
                 }
             }
+        }
+        if !any && !path.is_empty() {
+            let cause = "there is nothing below it";
+            return Err(Error::new(ErrorKind::NotFound, format!("cannot delete {url}"), cause));
         }
         Ok(u8::from(failed))
     }
@@ -190,9 +203,16 @@ fn lines(page: Page, prefix: &str, long: bool, json: bool) -> Vec<String> {
         let line = match (json, long) {
             (true, _) => json!({ "prefix": directory }).to_string(),
             (false, true) => {
-                format!("{:>14}  {:<24}  {}", "-", "-", printable(&directory[prefix.len()..]))
+                format!(
+                    "{:>14}  {:<24}  {}",
+                    "-",
+                    "-",
+                    printable(directory.get(prefix.len()..).unwrap_or(&directory))
+                )
             }
-            (false, false) => printable(&directory[prefix.len()..]).into_owned(),
+            (false, false) => {
+                printable(directory.get(prefix.len()..).unwrap_or(&directory)).into_owned()
+            }
         };
         lines.push((directory, line));
     }
@@ -218,7 +238,10 @@ fn object_line(object: &Listed, skip: usize, long: bool, json: bool) -> String {
         Some(name) => name,
     };
     match long {
-        true => format!("{:>14}  {:<24}  {}", object.size, object.modified, printable(name)),
+        true => {
+            let modified = printable(&object.modified);
+            format!("{:>14}  {modified:<24}  {}", object.size, printable(name))
+        }
         false => printable(name).into_owned(),
     }
 }

@@ -35,9 +35,7 @@ impl Session {
         job.compare = settings::compare_by(how);
         job.filter = settings::filter(how, matches)?;
         job.effect = Effect::Plan;
-        let summary = self.run(&job, Style::Check).await?;
-        let differs = summary.to_transfer + summary.to_delete > 0;
-        Ok(if differs && summary.exit_code() != 130 { 1 } else { summary.exit_code() })
+        self.run(&job, Style::Check).await.map(|summary| Style::Check.exit_code(&summary))
     }
 
     /// `cp -r` and `mv -r`: everything below, without a comparison.

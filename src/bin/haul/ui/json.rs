@@ -1,10 +1,11 @@
 //! The events of a run as JSON, one object a line.
 
+use super::Style;
 use haul::entry::Gap;
 use haul::{Action, Outcome, Summary};
 use serde_json::json;
 
-pub fn planned(action: &Action) -> String {
+pub fn planned(action: &Action, style: Style) -> String {
     let line = |action: &str, key: &str, bytes: u64, reason: String| json!({ "event": "planned", "action": action, "key": key, "bytes": bytes, "reason": reason });
     match action {
         Action::Transfer { source, why, .. } => {
@@ -13,9 +14,12 @@ pub fn planned(action: &Action) -> String {
         Action::Copy { source, why, .. } => {
             line("copy", source.key.as_str(), source.size, why.to_string())
         }
-        Action::Delete { target } => {
-            line("delete", target.key.as_str(), target.size, "only at the target".into())
-        }
+        Action::Delete { target } => line(
+            if style == Style::Check { "extra" } else { "delete" },
+            target.key.as_str(),
+            target.size,
+            "only at the target".into(),
+        ),
         Action::Keep { key, by } => line("keep", key.as_str(), 0, by.to_string()),
         Action::Spare { target, cause } => {
             line("spare", target.key.as_str(), target.size, format!("source unreadable: {cause}"))
@@ -45,7 +49,7 @@ pub fn copied(source: &str, target: &str, bytes: u64) -> String {
     json!({ "event": "copied", "source": source, "target": target, "bytes": bytes }).to_string()
 }
 
-pub fn summary(summary: &Summary) -> String {
+pub fn summary(summary: &Summary, exit: u8) -> String {
     json!({
         "event": "summary",
         "transferred": summary.transferred, "bytes": summary.bytes, "copied": summary.copied,
@@ -54,7 +58,7 @@ pub fn summary(summary: &Summary) -> String {
         "changed": summary.changed, "unverified": summary.unverified, "unknown": summary.unknown,
         "undeleted": summary.undeleted, "to_transfer": summary.to_transfer,
         "to_transfer_bytes": summary.to_transfer_bytes, "to_delete": summary.to_delete,
-        "guard": summary.guard, "interrupted": summary.interrupted, "exit": summary.exit_code(),
+        "guard": summary.guard, "interrupted": summary.interrupted, "gave_up": summary.gave_up, "exit": exit,
     })
     .to_string()
 }

@@ -74,11 +74,10 @@ impl Meter {
 
     pub fn planned(&self, action: &Action) {
         match action {
-            Action::Transfer { source, .. } => {
+            Action::Transfer { source, .. } | Action::Copy { source, .. } => {
                 add(&self.0.files_total, 1);
                 add(&self.0.bytes_total, source.size);
             }
-            Action::Copy { .. } => add(&self.0.files_total, 1),
             Action::Keep { .. } => add(&self.0.checked, 1),
             Action::Delete { .. } | Action::Spare { .. } | Action::Refuse { .. } => {}
         }
@@ -120,6 +119,10 @@ impl Meter {
         if outcome.deed != haul::Deed::Delete {
             add(&self.0.files, 1);
         }
+        // The server says nothing while it copies.
+        if let (haul::Deed::Copy, Ok(bytes)) = (outcome.deed, &outcome.result) {
+            add(&self.0.bytes, *bytes);
+        }
         self.large().remove(&outcome.key);
     }
 
@@ -148,11 +151,15 @@ impl Meter {
                 format!("ETA {}", humantime::format_duration(eta))
             }
         };
+        let checked = match get(&counters.checked) {
+            0 => String::new(),
+            checked => format!("  {} the same", HumanCount(checked)),
+        };
+        // What matters most comes first: a narrow terminal cuts the end.
         format!(
-            "{}/{} files, {} checked  {}/{}  {}/s  {eta}",
+            "{eta:<9} {}/{} files  {}/{}  {}/s{checked}",
             HumanCount(files),
             HumanCount(total),
-            HumanCount(get(&counters.checked)),
             HumanBytes(bytes),
             HumanBytes(bytes_total),
             HumanBytes(rate),
@@ -179,7 +186,7 @@ impl Ticker {
             while asked.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 match &mut drawing {
                     Some(drawing) => drawing.draw(),
-                    None => eprintln!("haul: {}", watched.status()),
+                    None => super::note(&format!("haul: {}", watched.status())),
                 }
             }
             if let Some(drawing) = drawing {
@@ -192,8 +199,8 @@ impl Ticker {
     /// Prints a line above the bars.
     pub fn say(&self, line: &str) {
         match &self.bars {
-            Some(bars) => bars.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bars) => bars.suspend(|| super::note(line)),
+            None => super::note(line),
         }
     }
 
@@ -214,7 +221,7 @@ struct Drawing {
 impl Drawing {
     fn new(bars: &MultiProgress, meter: Meter) -> Self {
         let overall = bars.add(ProgressBar::new(0));
-        overall.set_style(style("{spinner} [{bar:20}] {wide_msg}"));
+        overall.set_style(style("{spinner} [{bar:12}] {wide_msg}"));
         let large = (0..LARGE_SHOWN).map(|_| {
             let bar = bars.add(ProgressBar::new(0));
             bar.set_style(style(""));

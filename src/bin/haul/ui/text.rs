@@ -2,14 +2,14 @@
 
 use super::Style;
 use haul::key::printable;
-use haul::{Action, Summary};
+use haul::{Action, Error, ErrorKind, Result, Summary};
 use indicatif::{HumanBytes, HumanCount};
 use std::io::{Seek, Write};
 use std::time::Duration;
 
 /// Lines that wait for their end: in memory, and past 1 MiB in a temporary file.
 #[derive(Default)]
-pub struct Lines(Option<tempfile::SpooledTempFile>);
+pub struct Lines(Option<tempfile::SpooledTempFile>, Option<std::io::Error>);
 
 const MEMORY_BYTES: usize = 1 << 20;
 
@@ -17,19 +17,26 @@ impl Lines {
     pub fn push(&mut self, line: &str) {
         let file = self.0.get_or_insert_with(|| tempfile::spooled_tempfile(MEMORY_BYTES));
         if let Err(error) = writeln!(file, "{line}") {
-            eprintln!("haul: cannot spool the plan: {error}");
+            self.1.get_or_insert(error);
         }
     }
 
     pub fn clear(&mut self) {
-        self.0 = None;
+        *self = Self::default();
     }
 
-    /// Copies everything to stdout. A reader that has gone is no error.
-    pub fn print(self) {
-        let Some(mut file) = self.0 else { return };
+    /// Copies everything to stdout. A reader that has gone is no error; a plan that is not whole is.
+    pub fn print(self) -> Result<()> {
+        let fail = |e: std::io::Error| Error::new(ErrorKind::Write, "cannot print the plan", e);
+        if let Some(error) = self.1 {
+            return Err(fail(error));
+        }
+        let Some(mut file) = self.0 else { return Ok(()) };
         let mut stdout = std::io::stdout().lock();
-        let _ = file.rewind().and_then(|()| std::io::copy(&mut file, &mut stdout));
+        match file.rewind().and_then(|()| std::io::copy(&mut file, &mut stdout)) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(fail(error)),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 }
 
@@ -38,6 +45,7 @@ pub fn planned(action: &Action, style: Style) -> String {
     match action {
         Action::Transfer { source, why, .. } | Action::Copy { source, why, .. } => {
             let verb = match (checks, action) {
+                (true, _) if *why == haul::plan::Why::Missing => "missing",
                 (true, _) => "differs",
                 (false, Action::Copy { .. }) => "copy",
                 (false, _) => "transfer",
@@ -59,7 +67,7 @@ pub fn planned(action: &Action, style: Style) -> String {
 }
 
 /// One line that adds up a run.
-pub fn summary(summary: &Summary, style: Style, elapsed: Option<Duration>) -> String {
+pub fn summary(summary: &Summary, style: Style, elapsed: Duration) -> String {
     let mut parts = Vec::new();
     let mut part = |count: u64, text: String| {
         if count > 0 {
@@ -94,11 +102,9 @@ pub fn summary(summary: &Summary, style: Style, elapsed: Option<Duration>) -> St
     part(s.failed, format!("{} FAILED", count(s.failed)));
     part(s.undeleted, format!("{} not deleted because transfers failed", count(s.undeleted)));
     let mut line = parts.join(", ");
-    if let Some(elapsed) = elapsed {
-        line = format!("{line}; {:.1} s", elapsed.as_secs_f64());
-    }
+    line = format!("{line}; {:.1} s", elapsed.as_secs_f64());
     if s.interrupted {
-        line.push_str("; STOPPED: run the same command again to go on");
+        line.push_str("; STOPPED: what is complete stays, the same command goes on from there");
     }
     line
 }
