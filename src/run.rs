@@ -3,10 +3,12 @@
 //! One loop: decided steps wait in queues, units of work are under way, whatever ends first is dealt
 //! with. Deletes wait on disk until all else is done.
 
+mod queue;
+
 use crate::entry::{Entry, Scanned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Control, Deed, Event, Outcome, Summary};
-use crate::execute::{BATCH_FILES, Context, Landing, SMALL_BYTES, resolve};
+use crate::execute::{BATCH_FILES, Context, SMALL_BYTES, resolve};
 use crate::fingerprint::MULTIPART_THRESHOLD;
 use crate::job::{Effect, Job};
 use crate::key::Key;
@@ -19,9 +21,8 @@ use crate::stop::Stop;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use std::collections::{HashSet, VecDeque};
-use std::time::Duration;
-use tokio::time::Instant;
+use queue::{Group, Queue};
+use std::collections::HashSet;
 
 /// Runs `job` to its end, or until it is stopped.
 ///
@@ -54,10 +55,6 @@ pub async fn run(job: &Job, control: &Control<'_>) -> Result<Summary> {
     }
 }
 
-/// A group of downloads lands when it has so many files, so many bytes, or waits so long.
-const GROUP_FILES: usize = 128;
-const GROUP_BYTES: u64 = 256 << 20;
-const GROUP_AGE: Duration = Duration::from_secs(2);
 /// Large files under way at once: their parts fill the requests in flight.
 const LARGE_FILES: usize = 4;
 /// Planning pauses while this many steps wait.
@@ -111,57 +108,6 @@ struct Run<'a> {
     summary: Summary,
 }
 
-/// Steps that wait, and the room that those under way take.
-#[derive(Default)]
-struct Queue {
-    small: VecDeque<Entry>,
-    large: VecDeque<Entry>,
-    pairs: VecDeque<Pair>,
-    files_under_way: usize,
-    large_under_way: usize,
-    pairs_under_way: usize,
-}
-
-impl Queue {
-    fn waiting(&self) -> usize {
-        self.small.len() + self.large.len() + self.pairs.len()
-    }
-}
-
-/// Downloads that wait to land together.
-struct Group {
-    landings: Vec<Landing>,
-    bytes: u64,
-    since: Instant,
-}
-
-impl Group {
-    fn add(&mut self, landing: Landing) {
-        if self.landings.is_empty() {
-            self.since = Instant::now();
-        }
-        self.bytes += landing.entry.size;
-        self.landings.push(landing);
-    }
-
-    /// When it lands at the latest.
-    fn due(&self) -> Instant {
-        self.since + GROUP_AGE
-    }
-
-    fn is_due(&self) -> bool {
-        !self.landings.is_empty()
-            && (self.landings.len() >= GROUP_FILES
-                || self.bytes >= GROUP_BYTES
-                || self.due() <= Instant::now())
-    }
-
-    fn take(&mut self) -> Vec<Landing> {
-        self.bytes = 0;
-        std::mem::take(&mut self.landings)
-    }
-}
-
 impl<'a> Run<'a> {
     fn new(
         job: &'a Job,
@@ -192,7 +138,7 @@ impl<'a> Run<'a> {
             prunes: Spool::new()?,
             evidence: Evidence { source_entries: 0, target_entries: 0, deletes: 0, failed: 0 },
             unseen: HashSet::new(),
-            group: Group { landings: Vec::new(), bytes: 0, since: Instant::now() },
+            group: Group::new(),
             lost: 0,
             summary: Summary::default(),
         })
@@ -340,8 +286,12 @@ impl<'a> Run<'a> {
         {
             self.start(running, vec![entry], 1);
         }
+        let together = match self.route.deed() {
+            Deed::Upload => BATCH_FILES,
+            Deed::Download | Deed::Copy | Deed::Delete => 1,
+        };
         while self.queue.files_under_way < 2 * self.job.transfers.max(1) {
-            let batch = self.next_small();
+            let batch = self.queue.next_small(together);
             if batch.is_empty() {
                 break;
             }
@@ -359,22 +309,6 @@ impl<'a> Run<'a> {
             }));
         }
         self.announce_completeness();
-    }
-
-    /// The next small files: several for an upload, which share a hop to a blocking thread.
-    fn next_small(&mut self) -> Vec<Entry> {
-        let together = match self.route.deed() {
-            Deed::Upload => BATCH_FILES,
-            Deed::Download | Deed::Copy | Deed::Delete => 1,
-        };
-        let mut bytes = 0;
-        let fits = |entry: &&Entry| {
-            bytes += entry.size;
-            bytes <= SMALL_BYTES
-        };
-        let count = self.queue.small.iter().take(together).take_while(fits).count().max(1);
-        let count = count.min(self.queue.small.len());
-        self.queue.small.drain(..count).collect()
     }
 
     fn start(&mut self, running: &mut Running<'a>, entries: Vec<Entry>, large: usize) {

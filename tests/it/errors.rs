@@ -161,7 +161,7 @@ fn secret_stays_out_of_the_most_talkative_run(server: &Server) {
     let token = "a-session-token-nobody-may-see";
     let run = site.run(&["-vvv", "sync", &up, &site.url("")]).env("AWS_SESSION_TOKEN", token);
     let outcome = run.keep_secret(token).finish().exits(&[0, 1, 6]);
-    assert!(outcome.text().contains("request"), "no request was logged");
+    assert!(outcome.output().contains("request"), "no request was logged");
 }
 
 fn environment_names_the_endpoint(server: &Server) {

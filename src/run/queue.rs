@@ -1,0 +1,79 @@
+//! What waits in a run: steps for room to be done, fetched files for company to land.
+
+use crate::entry::Entry;
+use crate::execute::{Landing, SMALL_BYTES};
+use crate::plan::Pair;
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A group of downloads lands when it has so many files, so many bytes, or waits so long.
+const GROUP_FILES: usize = 128;
+const GROUP_BYTES: u64 = 256 << 20;
+const GROUP_AGE: Duration = Duration::from_secs(2);
+/// Steps that wait, and the room that those under way take.
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) small: VecDeque<Entry>,
+    pub(super) large: VecDeque<Entry>,
+    pub(super) pairs: VecDeque<Pair>,
+    pub(super) files_under_way: usize,
+    pub(super) large_under_way: usize,
+    pub(super) pairs_under_way: usize,
+}
+
+impl Queue {
+    pub(super) fn waiting(&self) -> usize {
+        self.small.len() + self.large.len() + self.pairs.len()
+    }
+
+    /// The next small files, at most `together` and of no more than 1 MiB, or a single one.
+    pub(super) fn next_small(&mut self, together: usize) -> Vec<Entry> {
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            bytes += entry.size;
+            bytes <= SMALL_BYTES
+        };
+        let count = self.small.iter().take(together).take_while(fits).count().max(1);
+        let count = count.min(self.small.len());
+        self.small.drain(..count).collect()
+    }
+}
+
+/// Downloads that wait to land together.
+pub(super) struct Group {
+    pub(super) landings: Vec<Landing>,
+    bytes: u64,
+    since: Instant,
+}
+
+impl Group {
+    pub(super) fn new() -> Self {
+        Self { landings: Vec::new(), bytes: 0, since: Instant::now() }
+    }
+
+    pub(super) fn add(&mut self, landing: Landing) {
+        if self.landings.is_empty() {
+            self.since = Instant::now();
+        }
+        self.bytes += landing.entry.size;
+        self.landings.push(landing);
+    }
+
+    /// When it lands at the latest.
+    pub(super) fn due(&self) -> Instant {
+        self.since + GROUP_AGE
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        !self.landings.is_empty()
+            && (self.landings.len() >= GROUP_FILES
+                || self.bytes >= GROUP_BYTES
+                || self.due() <= Instant::now())
+    }
+
+    pub(super) fn take(&mut self) -> Vec<Landing> {
+        self.bytes = 0;
+        std::mem::take(&mut self.landings)
+    }
+}
