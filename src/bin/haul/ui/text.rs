@@ -104,7 +104,7 @@ pub fn summary(summary: &Summary, style: Style, elapsed: Duration) -> String {
     let mut line = parts.join(", ");
     line = format!("{line}; {:.1} s", elapsed.as_secs_f64());
     if s.interrupted {
-        line.push_str("; STOPPED: what is complete stays, the same command goes on from there");
+        line.push_str("; STOPPED: the same command goes on");
     }
     line
 }
