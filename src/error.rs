@@ -22,8 +22,10 @@ pub enum ErrorKind {
     Precondition,
     /// The server is overloaded or failed (5xx, 429, `SlowDown`).
     Busy,
-    /// The connection failed, broke or stood still.
+    /// The connection failed or broke.
     Network,
+    /// Nothing moved for too long.
+    Hung,
     /// Bytes do not hash to what they should.
     Corrupt,
     /// The local file changed while it was read.

@@ -220,6 +220,7 @@ impl ErrorKind {
             | Self::Precondition
             | Self::Busy
             | Self::Network
+            | Self::Hung
             | Self::Corrupt
             | Self::Write
             | Self::Closed

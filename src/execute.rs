@@ -7,12 +7,13 @@
 mod copy;
 mod delete;
 mod download;
+mod parts;
 mod resolve;
 mod upload;
 
 pub(crate) use copy::copy;
 pub(crate) use delete::{delete_local, delete_objects};
-pub(crate) use download::{Download, Landing, RESUMES, Verify, commit, download};
+pub(crate) use download::{Download, Landing, Verify, commit, download, may_resume};
 pub(crate) use resolve::{Content, Question, resolve};
 pub(crate) use upload::{Upload, upload_batch, upload_stream};
 

@@ -4,7 +4,7 @@ use crate::bucket::{Bucket, Content, ObjectInfo, ObjectRef, PageRequest};
 use crate::entry::{Entry, EntryKind, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Control, Event};
-use crate::execute::{self, Context, Download, RESUMES, Upload};
+use crate::execute::{self, Context, Download, Upload, may_resume};
 use crate::hash::signature_of;
 use crate::key::{Key, printable};
 use crate::tree::Tree;
@@ -213,8 +213,12 @@ pub async fn read_object(bucket: &Arc<dyn Bucket>, key: &str) -> Result<Bytes> {
         let Content { info, body } = bucket.get(key, None, None).await?;
         match body.try_collect::<Vec<Bytes>>().await {
             Ok(frames) => break (info, frames),
-            Err(error) if broken == RESUMES => return Err(error),
-            Err(_) => broken += 1,
+            Err(error) => {
+                broken += 1;
+                if !may_resume(&error, broken) {
+                    return Err(error);
+                }
+            }
         }
     };
     let what = || format!("cannot read {}/{}", bucket.url(), printable(key));
@@ -258,7 +262,7 @@ pub async fn stream_object(
             Some(Err(error)) => error,
         };
         broken += 1;
-        if broken > RESUMES || position >= info.size {
+        if !may_resume(&failure, broken) || position >= info.size {
             return Err(failure);
         }
         // The broken body gives back its place among the requests in flight first.

@@ -384,7 +384,9 @@ impl<'a> Run<'a> {
             let unread = outcome.result.as_ref().is_err_and(|error| is_unread(error.kind()));
             self.evidence.failed += u64::from(was_unseen && unread);
             match &outcome.result {
-                Err(error) if error.kind() == ErrorKind::Network => self.lost += 1,
+                Err(error) if matches!(error.kind(), ErrorKind::Network | ErrorKind::Hung) => {
+                    self.lost += 1;
+                }
                 Ok(_) | Err(_) => self.lost = 0,
             }
             self.summary.count(&outcome);

@@ -4,7 +4,6 @@
 //! No timeout covers a whole request: a slow but moving transfer of any length is fine, a minute
 //! without a byte in either direction is not.
 
-use super::door::Limits;
 use crate::error::{Error, ErrorKind, Result, chain};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -24,6 +23,24 @@ use tokio::time::{Instant, Sleep};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Request bodies are handed to the socket in slices of this many bytes, each a sign of life.
 const SLICE_BYTES: usize = 256 << 10;
+
+/// How hard an endpoint is worked.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Requests in flight at once.
+    pub requests: usize,
+    /// How long nothing may move before a request counts as hung.
+    pub idle_timeout: Duration,
+    /// How often a failed request is repeated.
+    pub retries: u32,
+}
+
+impl Default for Limits {
+    /// 64 requests, 60 s, 8 retries (about half a minute of pauses in all).
+    fn default() -> Self {
+        Self { requests: 64, idle_timeout: Duration::from_mins(1), retries: 8 }
+    }
+}
 
 /// What went over the wire so far, bodies only.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 //! Signatures are `object_store`'s (AWS Signature Version 4, payload signed). Keys go through byte
 //! for byte, which `object_store`'s own paths can't do. Knows no operation of S3.
 
-use super::connector::{Connector, Traffic, Turn};
+use super::connector::{Connector, Limits, Traffic, Turn};
 use super::credentials::Credentials;
 use super::{Payload, xml};
 use crate::error::{Error, ErrorKind, Result, chain};
@@ -28,24 +28,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(20);
 /// A hung server is asked this often, and one that was never reached: the user waits.
 const FEW_RETRIES: u32 = 1;
-
-/// How hard an endpoint is worked.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Requests in flight at once.
-    pub requests: usize,
-    /// How long nothing may move before a request counts as hung.
-    pub idle_timeout: Duration,
-    /// How often a failed request is repeated.
-    pub retries: u32,
-}
-
-impl Default for Limits {
-    /// 64 requests, 60 s, 8 retries (about half a minute of pauses in all).
-    fn default() -> Self {
-        Self { requests: 64, idle_timeout: Duration::from_mins(1), retries: 8 }
-    }
-}
 
 pub(super) struct Door {
     client: HttpClient,
@@ -154,7 +136,7 @@ impl Door {
                         self.understand(request, StatusCode::OK, &HeaderMap::new(), &told)
                     }
                 },
-                Err(cause) => Failure::new(ErrorKind::Network, request, cause, u32::MAX),
+                Err(broken) => Failure::new(broken.kind, request, broken.cause, broken.retries),
             };
             if tries >= answer.retries.min(self.retries) {
                 return Err(answer.error);
@@ -225,7 +207,7 @@ impl Door {
             }
             HttpErrorKind::Timeout => {
                 let cause = format!("{cause}; the server hangs");
-                Failure::new(ErrorKind::Network, request, cause, FEW_RETRIES)
+                Failure::new(ErrorKind::Hung, request, cause, FEW_RETRIES)
             }
             HttpErrorKind::Unknown => Failure::new(ErrorKind::Protocol, request, cause, 0),
             _ => Failure::new(ErrorKind::Network, request, cause, u32::MAX),
@@ -347,14 +329,34 @@ fn backoff(tries: u32) -> Duration {
     ceiling.mul_f64(0.5 + 0.5 * fastrand::f64())
 }
 
+/// Why a body could not be read, and how often to ask again.
+struct Broken {
+    kind: ErrorKind,
+    cause: String,
+    retries: u32,
+}
+
+/// The kind of a failure in the middle of a body.
+pub(super) fn body_error_kind(error: &HttpError) -> ErrorKind {
+    match error.kind() {
+        HttpErrorKind::Timeout => ErrorKind::Hung,
+        _ => ErrorKind::Network,
+    }
+}
+
 /// Reads a body of at most `limit` bytes.
-async fn read_limited(response: HttpResponse, limit: usize) -> Result<Bytes, String> {
+async fn read_limited(response: HttpResponse, limit: usize) -> Result<Bytes, Broken> {
     let mut frames = response.into_body().bytes_stream();
     let mut all = BytesMut::new();
     while let Some(frame) = frames.next().await {
-        let frame = frame.map_err(|e| chain(&e).replace("HTTP error: ", ""))?;
+        let frame = frame.map_err(|e| {
+            let kind = body_error_kind(&e);
+            let retries = if kind == ErrorKind::Hung { FEW_RETRIES } else { u32::MAX };
+            Broken { kind, cause: chain(&e).replace("HTTP error: ", ""), retries }
+        })?;
         if all.len() + frame.len() > limit {
-            return Err(format!("the answer is longer than {limit} bytes"));
+            let cause = format!("the answer is longer than {limit} bytes");
+            return Err(Broken { kind: ErrorKind::Protocol, cause, retries: 0 });
         }
         all.extend_from_slice(&frame);
     }

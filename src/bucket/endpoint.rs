@@ -1,7 +1,8 @@
 //! An S3 service: how it is reached, its buckets, and what is not about one of them.
 
-use super::door::{Door, Limits, Request};
-use super::s3::S3Bucket;
+use super::connector::Limits;
+use super::door::{Door, Request};
+use super::s3::{S3Bucket, Service};
 use super::xml::{self, BucketInfo};
 use super::{Bucket, Credentials, Payload, Traffic};
 use crate::error::{Error, ErrorKind, Result};
@@ -39,15 +40,7 @@ impl Connection {
 /// An S3 service: what is not about one bucket. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) door: Door,
-    /// `https://host[:port][/path]` without a trailing `/`; none for AWS.
-    endpoint: Option<String>,
-    region: String,
+    shared: Arc<Service>,
 }
 
 impl Endpoint {
@@ -64,7 +57,7 @@ impl Endpoint {
         };
         let region = connection.region.clone();
         let door = Door::new(connection.credentials.clone(), region.clone(), &limits)?;
-        Ok(Self { shared: Arc::new(Shared { door, endpoint, region }) })
+        Ok(Self { shared: Arc::new(Service { door, endpoint, region }) })
     }
 
     /// The bucket called `name`; nothing is sent.
@@ -146,26 +139,6 @@ fn check_endpoint(text: &str) -> Result<String> {
         return Err(bad("it has a query; use https://HOST[:PORT]".into()));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
-}
-
-impl Shared {
-    fn service_url(&self) -> String {
-        match &self.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => format!("https://s3.{}.amazonaws.com", self.region),
-        }
-    }
-
-    /// Path-style for an endpoint of one's own; virtual-hosted on AWS, unless dots in the name
-    /// would break its certificate.
-    fn bucket_url(&self, name: &str) -> String {
-        match &self.endpoint {
-            None if !name.contains('.') => {
-                format!("https://{name}.s3.{}.amazonaws.com", self.region)
-            }
-            _ => format!("{}/{name}", self.service_url()),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! S3: the operations of a bucket, each as one request through the door.
 
-use super::door::{Door, Request, encode_into};
-use super::endpoint::Shared;
+use super::door::{Door, Request, body_error_kind, encode_into};
 use super::xml;
 use super::{
     Bucket, Content, Metadata, ObjectInfo, ObjectRef, Page, PageRequest, PartOrigin, PartRef,
@@ -21,16 +20,45 @@ use std::sync::Arc;
 
 const METADATA_PREFIX: &str = "x-amz-meta-";
 
+/// What the buckets of one endpoint share.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) door: Door,
+    /// `https://host[:port][/path]` without a trailing `/`; none for AWS.
+    pub(super) endpoint: Option<String>,
+    pub(super) region: String,
+}
+
+impl Service {
+    pub(super) fn service_url(&self) -> String {
+        match &self.endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => format!("https://s3.{}.amazonaws.com", self.region),
+        }
+    }
+
+    /// Path-style for an endpoint of one's own; virtual-hosted on AWS, unless dots in the name
+    /// would break its certificate.
+    pub(super) fn bucket_url(&self, name: &str) -> String {
+        match &self.endpoint {
+            None if !name.contains('.') => {
+                format!("https://{name}.s3.{}.amazonaws.com", self.region)
+            }
+            _ => format!("{}/{name}", self.service_url()),
+        }
+    }
+}
+
 /// One bucket of an [`Endpoint`](super::Endpoint).
 #[derive(Debug)]
 pub struct S3Bucket {
-    shared: Arc<Shared>,
+    shared: Arc<Service>,
     name: String,
     base: String,
 }
 
 impl S3Bucket {
-    pub(super) fn new(shared: Arc<Shared>, name: String, base: String) -> Self {
+    pub(super) fn new(shared: Arc<Service>, name: String, base: String) -> Self {
         Self { shared, name, base }
     }
 
@@ -133,7 +161,7 @@ impl S3Bucket {
         let body = response.into_body().bytes_stream().map(move |frame| {
             frame.map_err(|e| {
                 let cause = chain(&e).replace("HTTP error: ", "");
-                Error::new(ErrorKind::Network, what.clone(), cause)
+                Error::new(body_error_kind(&e), what.clone(), cause)
             })
         });
         Ok(Content { info, body: body.boxed() })

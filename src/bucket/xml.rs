@@ -192,20 +192,21 @@ fn url_decode(text: &str) -> Option<String> {
 /// A ListBuckets answer.
 pub(super) fn parse_buckets(xml: &[u8]) -> Result<Vec<BucketInfo>, String> {
     let mut buckets: Vec<BucketInfo> = Vec::new();
-    let mut created = String::new();
-    let mut name = None;
+    // A date that came ahead of its name; some servers give none at all.
+    let mut ahead = String::new();
     let mut known = false;
     walk(xml, |path, text| {
         known |= path.first() == Some(&"ListAllMyBucketsResult");
         match path {
-            [_, "Buckets", "Bucket", "Name"] => name = Some(text.to_owned()),
-            [_, "Buckets", "Bucket", "CreationDate"] => text.clone_into(&mut created),
+            [_, "Buckets", "Bucket", "Name"] => {
+                let created = std::mem::take(&mut ahead);
+                buckets.push(BucketInfo { name: text.to_owned(), created });
+            }
+            [_, "Buckets", "Bucket", "CreationDate"] => match buckets.last_mut() {
+                Some(last) if last.created.is_empty() => text.clone_into(&mut last.created),
+                Some(_) | None => text.clone_into(&mut ahead),
+            },
             _ => {}
-        }
-        if !created.is_empty()
-            && let Some(name) = name.take()
-        {
-            buckets.push(BucketInfo { name, created: std::mem::take(&mut created) });
         }
     })
     .filter(|()| known)

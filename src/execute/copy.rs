@@ -1,6 +1,6 @@
 //! Copies within one endpoint: the bytes never come here.
 
-use super::upload::{PARTS_IN_FLIGHT, finish, ranges};
+use super::parts::{PARTS_IN_FLIGHT, finish, ranges};
 use super::{Attempts, Context};
 use crate::bucket::{
     Bucket, Metadata, ObjectInfo, ObjectRef, PartOrigin, PartRef, PartTag, Payload,

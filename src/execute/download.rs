@@ -4,7 +4,7 @@
 //! ranges in parallel, hashed as they are written. Nothing gets its name before its bytes are on the
 //! disk: a group of files is made durable by one `syncfs`, then renamed.
 
-use super::upload::{PARTS_IN_FLIGHT, ranges};
+use super::parts::{PARTS_IN_FLIGHT, ranges};
 use super::{Attempts, Context, blocking};
 use crate::bucket::{Bucket, Metadata, ObjectInfo};
 use crate::entry::Entry;
@@ -26,7 +26,16 @@ const RANGE_BYTES: u64 = 16 * MIB;
 /// Frames are gathered to this many bytes before they are hashed and written.
 const GATHER_BYTES: usize = 1 << 20;
 /// How often a body that breaks is asked for again without a byte of progress.
-pub(crate) const RESUMES: u32 = 5;
+const RESUMES: u32 = 5;
+
+/// True where a body that broke for the `broken`th time without progress may be asked for again: a
+/// server that hangs once more only.
+pub(crate) fn may_resume(error: &Error, broken: u32) -> bool {
+    match error.kind() {
+        ErrorKind::Hung => broken <= 1,
+        _ => error.is_retryable() && broken <= RESUMES,
+    }
+}
 
 /// One object to fetch.
 pub(crate) struct Download {
@@ -237,7 +246,7 @@ impl Fetch<'_> {
                 }
             };
             broken += 1;
-            if broken > RESUMES {
+            if !may_resume(&failure, broken) {
                 return Err(failure);
             }
         }
@@ -309,7 +318,7 @@ impl Fetch<'_> {
                 Ok(()) if writer.position < range.end && broken > RESUMES => {
                     return Err(self.wrong_length());
                 }
-                Err(error) if !error.is_retryable() || broken > RESUMES => return Err(error),
+                Err(error) if !may_resume(&error, broken) => return Err(error),
                 Ok(()) | Err(_) => {}
             }
         }

@@ -2,14 +2,13 @@
 //!
 //! The hash is known before the first byte is sent, so that each object carries it from the start.
 
+use super::parts::{PARTS_IN_FLIGHT, finish, ranges};
 use super::{Buffer, Context, blocking};
 use crate::bucket::{Bucket, Metadata, PartOrigin, PartRef, PartTag, Payload};
 use crate::entry::{Entry, EntryKind, Origin, Signature};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Event, Outcome};
-use crate::fingerprint::{
-    Blake3, ETag, MAX_OBJECT_BYTES, MAX_PARTS, MULTIPART_THRESHOLD, Md5Bytes, part_bytes,
-};
+use crate::fingerprint::{Blake3, MAX_OBJECT_BYTES, MAX_PARTS, MULTIPART_THRESHOLD, part_bytes};
 use crate::hash::{Source, merge_parts, read_link};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -172,11 +171,6 @@ pub(super) async fn hash_file(
     Ok(merge_parts(&values))
 }
 
-/// The ranges of the parts of `size` bytes.
-pub(super) fn ranges(size: u64, part: u64) -> impl Iterator<Item = std::ops::Range<u64>> {
-    (0..size.div_ceil(part)).map(move |i| i * part..((i + 1) * part).min(size))
-}
-
 async fn send_parts(
     context: &Context<'_>,
     bucket: &Arc<dyn Bucket>,
@@ -204,9 +198,6 @@ async fn send_parts(
     Ok(parts)
 }
 
-/// Parts of one file at once; the budget of bytes and of requests is tighter as a rule.
-pub(super) const PARTS_IN_FLIGHT: usize = 16;
-
 async fn read_part(
     context: &Context<'_>,
     source: &Arc<Source>,
@@ -220,40 +211,6 @@ async fn read_part(
         Ok(Payload::new(Bytes::from_owner(buffer)))
     })
     .await
-}
-
-/// Completes an upload, and believes it only when the object says so itself: the answer to
-/// Complete carries no ETag on Ceph 16, and a 404 may only mean that it was repeated.
-pub(super) async fn finish(
-    bucket: &Arc<dyn Bucket>,
-    key: &str,
-    id: &str,
-    parts: &[PartTag],
-    size: u64,
-) -> Result<()> {
-    let completed = match bucket.complete_upload(key, id, parts).await {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        completed => completed.is_ok(),
-    };
-    let info = bucket.head(key).await?;
-    let md5s = parts.iter().map(|part| md5_of(&part.etag)).collect::<Option<Vec<Md5Bytes>>>();
-    let expected = md5s.map(|md5s| ETag::of_parts(&md5s));
-    let is_expected = Some(&info.etag) == expected.as_ref();
-    // With some encryptions no ETag is a hash; but what a 404 is to excuse must be proven.
-    let is_other = matches!(info.etag, ETag::Multipart(..)) && expected.is_some() && !is_expected;
-    if info.size != size || is_other || !(completed || is_expected) {
-        let what = format!("cannot upload {}/{}", bucket.url(), crate::key::printable(key));
-        let cause = "the object is not made of the parts that were sent";
-        return Err(Error::new(ErrorKind::Corrupt, what, cause));
-    }
-    Ok(())
-}
-
-fn md5_of(etag: &str) -> Option<Md5Bytes> {
-    match ETag::parse(etag) {
-        ETag::Md5(md5) => Some(md5),
-        ETag::Multipart(..) | ETag::Opaque(_) => None,
-    }
 }
 
 /// Sends what `input` holds, whose length is not known before its end; answers its bytes.
@@ -361,12 +318,5 @@ mod tests {
     fn the_parts_of_a_stream_hold_the_largest_object() {
         let total: u64 = (1..=MAX_PARTS).map(stream_part_bytes).sum();
         assert!(total >= MAX_OBJECT_BYTES);
-    }
-
-    #[test]
-    fn ranges_cover_a_file_without_overlap() {
-        let all: Vec<_> = ranges(10, 4).collect();
-        assert_eq!(all, [0..4, 4..8, 8..10]);
-        assert_eq!(ranges(8, 4).count(), 2);
     }
 }

@@ -91,7 +91,7 @@ impl Session {
 /// In a command that asks the server one thing, not to reach it is not to have started.
 fn starting(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::Network | ErrorKind::Busy => error.into_setup(),
+        ErrorKind::Network | ErrorKind::Hung | ErrorKind::Busy => error.into_setup(),
         _ => error,
     }
 }
