@@ -71,7 +71,7 @@ pub trait Bucket: Debug + Send + Sync {
         &'a self,
         key: &'a str,
         metadata: &'a Metadata,
-        parts: PartOrigin,
+        parts: PartOrigin<'a>,
     ) -> BoxFuture<'a, Result<String>>;
 
     /// Sends one part.
@@ -165,10 +165,29 @@ pub struct ObjectInfo {
     pub etag_is_hash: bool,
     /// `Last-Modified`, as sent.
     pub modified: Option<String>,
-    /// MIME type.
-    pub content_type: Option<String>,
+    /// Those of [`KEPT_HEADERS`] that it has.
+    pub headers: Vec<(&'static str, String)>,
     /// User metadata.
     pub metadata: Metadata,
+}
+
+/// The headers that belong to an object and go where it goes.
+pub const KEPT_HEADERS: [&str; 6] = [
+    "content-type",
+    "content-encoding",
+    "content-disposition",
+    "content-language",
+    "cache-control",
+    "expires",
+];
+
+impl ObjectInfo {
+    /// MIME type.
+    #[must_use]
+    pub fn content_type(&self) -> Option<&str> {
+        let of_type = |(name, _): &&(&str, String)| *name == "content-type";
+        self.headers.iter().find(of_type).map(|(_, value)| value.as_str())
+    }
 }
 
 /// An open object.
@@ -206,11 +225,11 @@ impl Payload {
 
 /// Where the parts of an upload will come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PartOrigin {
+pub enum PartOrigin<'a> {
     /// They are sent, each with its checksum.
     Sent,
-    /// They are copied by the server.
-    Copied,
+    /// They are copied by the server from this object, whose headers come along.
+    Copied(&'a ObjectInfo),
 }
 
 /// A part of an upload under way.

@@ -3,8 +3,8 @@
 use super::door::{Door, Request, body_error_kind, encode_into};
 use super::xml;
 use super::{
-    Bucket, Content, Metadata, ObjectInfo, ObjectRef, Page, PageRequest, PartOrigin, PartRef,
-    PartTag, Payload,
+    Bucket, Content, KEPT_HEADERS, Metadata, ObjectInfo, ObjectRef, Page, PageRequest, PartOrigin,
+    PartRef, PartTag, Payload,
 };
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::fingerprint::ETag;
@@ -125,6 +125,8 @@ impl S3Bucket {
             let name = name.as_str().strip_prefix(METADATA_PREFIX)?;
             Some((name.to_owned(), value.to_str().ok()?.to_owned()))
         });
+        let kept = |name: &&'static str| Some((*name, text(name)?.to_owned()));
+        let headers_kept = KEPT_HEADERS.iter().filter_map(kept).collect();
         let is_kms = text("x-amz-server-side-encryption").is_some_and(|name| name != "AES256");
         let is_customer = headers.contains_key("x-amz-server-side-encryption-customer-algorithm");
         Ok(ObjectInfo {
@@ -132,7 +134,7 @@ impl S3Bucket {
             etag_is_hash: !is_kms && !is_customer,
             etag: ETag::parse(text("etag").unwrap_or_default()),
             modified: text("last-modified").map(str::to_owned),
-            content_type: text("content-type").map(str::to_owned),
+            headers: headers_kept,
             metadata: Metadata(metadata.collect()),
         })
     }
@@ -190,13 +192,23 @@ impl S3Bucket {
         etag.map(ETag::parse).ok_or_else(|| self.protocol(key, "the server gave no ETag"))
     }
 
-    async fn create(&self, key: &str, metadata: &Metadata, parts: PartOrigin) -> Result<String> {
+    async fn create(
+        &self,
+        key: &str,
+        metadata: &Metadata,
+        parts: PartOrigin<'_>,
+    ) -> Result<String> {
         let shown = self.shown(key);
         let mut request =
             Request::new(Method::POST, self.object_url(key)?, &shown).query("uploads", "");
-        // AWS wants the checksum of each part at the end then, and gives none of a copied one.
-        if parts == PartOrigin::Sent {
-            request = request.header("x-amz-checksum-algorithm", "SHA256")?;
+        match parts {
+            PartOrigin::Sent => request = request.header("x-amz-checksum-algorithm", "SHA256")?,
+            // AWS would want the checksum of each part at the end, and gives none of a copied one.
+            PartOrigin::Copied(info) => {
+                for (name, value) in &info.headers {
+                    request = request.header(name, value)?;
+                }
+            }
         }
         add_metadata(&mut request.headers, metadata);
         let answer = self.door().ask(&request).await?;
@@ -383,7 +395,7 @@ impl Bucket for S3Bucket {
         &'a self,
         key: &'a str,
         metadata: &'a Metadata,
-        parts: PartOrigin,
+        parts: PartOrigin<'a>,
     ) -> BoxFuture<'a, Result<String>> {
         self.create(key, metadata, parts).boxed()
     }

@@ -81,7 +81,7 @@ async fn copy_parts(
     let part = part_bytes(info.size);
     let mut metadata = info.metadata.clone();
     metadata.0.insert("part-size".into(), part.to_string());
-    let id = bucket.create_upload(key, &metadata, PartOrigin::Copied).await?;
+    let id = bucket.create_upload(key, &metadata, PartOrigin::Copied(info)).await?;
     context.upload_opened(bucket, key, &id);
     let numbered = (1u32..).zip(ranges(info.size, part));
     let copied: Result<Vec<PartTag>> = stream::iter(numbered)

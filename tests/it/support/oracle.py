@@ -72,7 +72,9 @@ def put(endpoint, bucket, key, body=None, path=None, metadata=None):
 
 def put_multipart(endpoint, bucket, key, path, part_bytes, metadata=None):
     store = client(endpoint)
-    upload = store.create_multipart_upload(Bucket=bucket, Key=key, Metadata=metadata or {})["UploadId"]
+    upload = store.create_multipart_upload(
+        Bucket=bucket, Key=key, Metadata=metadata or {}, ContentType="application/x-netcdf"
+    )["UploadId"]
     parts = []
     with open(path, "rb") as content:
         while chunk := content.read(part_bytes):
@@ -110,6 +112,7 @@ def head(endpoint, bucket, key):
     return {
         "size": reply["ContentLength"],
         "etag": reply["ETag"].strip('"'),
+        "content_type": reply["ContentType"],
         "metadata": reply["Metadata"],
     }
 

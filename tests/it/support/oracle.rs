@@ -73,6 +73,7 @@ fn utf8(path: &Path) -> &str {
 pub struct Head {
     pub size: u64,
     pub etag: String,
+    pub content_type: String,
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -154,6 +155,7 @@ impl Bucket {
         Some(Head {
             size: reply["size"].as_u64()?,
             etag: text(&reply["etag"]),
+            content_type: text(&reply["content_type"]),
             metadata: metadata.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
         })
     }

@@ -88,7 +88,7 @@ impl Session {
         if self.global.json {
             print_line(json!({
                 "key": key, "size": info.size, "etag": info.etag.to_string(), "modified": info.modified,
-                "content_type": info.content_type, "metadata": info.metadata.0,
+                "content_type": info.content_type(), "metadata": info.metadata.0,
             }))?;
             return Ok(0);
         }
@@ -96,10 +96,7 @@ impl Session {
         print_line(format_args!("  size          {} ({})", info.size, HumanBytes(info.size)))?;
         print_line(format_args!("  etag          {}", printable(&info.etag.to_string())))?;
         print_line(format_args!("  modified      {}", info.modified.as_deref().unwrap_or("-")))?;
-        print_line(format_args!(
-            "  content-type  {}",
-            info.content_type.as_deref().unwrap_or("-")
-        ))?;
+        print_line(format_args!("  content-type  {}", info.content_type().unwrap_or("-")))?;
         for (name, value) in &info.metadata.0 {
             print_line(format_args!("  {:<13} {}", printable(name), printable(value)))?;
         }
