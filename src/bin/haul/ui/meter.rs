@@ -221,7 +221,7 @@ struct Drawing {
 impl Drawing {
     fn new(bars: &MultiProgress, meter: Meter) -> Self {
         let overall = bars.add(ProgressBar::new(0));
-        overall.set_style(style("{spinner} [{bar:12}] {msg}"));
+        overall.set_style(style("{spinner} [{bar:12}] {wide_msg}"));
         let large = (0..LARGE_SHOWN).map(|_| {
             let bar = bars.add(ProgressBar::new(0));
             bar.set_style(style(""));
@@ -240,17 +240,16 @@ impl Drawing {
         };
         self.overall.set_length(length.max(1));
         self.overall.set_position(position.min(length));
-        let columns = columns();
-        self.overall.set_message(cut(self.meter.status(), columns, OVERALL_COLUMNS));
+        self.overall.set_message(self.meter.status());
         self.overall.tick();
         let largest = self.meter.largest();
         for (index, bar) in self.large.iter().enumerate() {
             match largest.get(index) {
                 Some((name, large)) => {
-                    bar.set_style(style("  [{bar:20}] {bytes:>10}/{total_bytes:<10} {msg}"));
+                    bar.set_style(style("  [{bar:20}] {bytes:>10}/{total_bytes:<10} {wide_msg}"));
                     bar.set_length(large.total);
                     bar.set_position(large.bytes.min(large.total));
-                    bar.set_message(cut(name.clone(), columns, LARGE_COLUMNS));
+                    bar.set_message(name.clone());
                 }
                 None => bar.set_style(style("")),
             }
@@ -264,23 +263,6 @@ impl Drawing {
         }
         self.overall.finish_and_clear();
     }
-}
-
-/// Columns that the bars take ahead of their text, and the two of an echoed `^C`, which must not wrap
-/// the last line: what is drawn could not be wiped then.
-const OVERALL_COLUMNS: usize = 17 + 2;
-const LARGE_COLUMNS: usize = 47 + 2;
-
-/// The width of the terminal behind stderr.
-fn columns() -> usize {
-    let size = rustix::termios::tcgetwinsize(std::io::stderr());
-    size.ok().map(|size| size.ws_col.into()).filter(|columns| *columns > 0).unwrap_or(80)
-}
-
-/// `text`, cut to what `taken` columns leave of the terminal.
-fn cut(text: String, columns: usize, taken: usize) -> String {
-    let room = columns.saturating_sub(taken);
-    if text.chars().count() <= room { text } else { text.chars().take(room).collect() }
 }
 
 fn style(template: &str) -> ProgressStyle {
