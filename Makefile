@@ -22,7 +22,7 @@ demo: ## sync, delete, restore and compare against a real S3 server
 	scripts/demo.sh
 
 bench: ## benches of the engine; ARGS="..." goes to cargo bench
-	cargo bench --locked $(ARGS)
+	cargo bench --locked --bench engine $(ARGS)
 
 bench-peers: ## side by side with other tools
 	scripts/bench-peers.sh
