@@ -1,5 +1,6 @@
 //! Ctrl-C: soon over, nothing left lying about, and the next run completes the work.
 
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use crate::support::{Fault, Kind, Rule, Server, Site, tree};
 on_both_servers! {
     interrupted_upload_leaves_no_parts_and_is_completed_by_the_next_run,
     interrupted_download_leaves_no_temporary_file,
+    reader_that_goes_away_does_not_end_a_run,
 }
 
 const LARGE: u64 = 300 << 20;
@@ -63,4 +65,26 @@ fn interrupted_download_leaves_no_temporary_file(server: &Server) {
     site.proxy.reset();
     site.haul(&["sync", &site.url(""), &down]).done();
     tree::assert_same(&up, &down);
+}
+
+/// As in `haul sync --json … 2>&1 | head -1`: nobody listens any more, and everything arrives.
+fn reader_that_goes_away_does_not_end_a_run(server: &Server) {
+    let site = Site::new(server);
+    let up = site.directory("up");
+    for number in 0..50 {
+        tree::file(&up, format!("f{number}"), number.to_string());
+    }
+    tree::generated(&up, "large", 40 << 20, 3);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_haul"))
+        .args(["sync", &up, &site.url(""), "--json", "-v"])
+        .env("AWS_ENDPOINT_URL", &server.endpoint)
+        .env("AWS_ACCESS_KEY_ID", &server.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", &server.secret_key)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    site.assert_holds(&up, "");
 }
