@@ -1,7 +1,7 @@
 //! The executor: takes decided steps, and does them, a bounded number at a time.
 //!
 //! Owns what all transfers of a run share: buffers, the blocking hop, the uploads that are open. The
-//! requests in flight are bounded by the endpoint's HTTP client, the bytes in buffers by [`Budget`].
+//! requests in flight are bounded by the endpoint, the bytes in buffers by [`Budget`].
 //! Nothing here decides what is transferred.
 
 mod copy;

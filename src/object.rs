@@ -9,7 +9,7 @@ use crate::hash::signature_of;
 use crate::key::{Key, printable};
 use crate::tree::Tree;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use rustix::fs::FileType;
 use std::path::Path;
 use std::sync::Arc;
@@ -208,26 +208,9 @@ async fn download_entry(
 /// # Errors
 /// `NotFound`, `Corrupt`, or as every request ([`Bucket`]).
 pub async fn read_object(bucket: &Arc<dyn Bucket>, key: &str) -> Result<Bytes> {
-    let mut broken = 0;
-    let (info, frames) = loop {
-        let Content { info, body } = bucket.get(key, None, None).await?;
-        match body.try_collect::<Vec<Bytes>>().await {
-            Ok(frames) => break (info, frames),
-            Err(error) => {
-                broken += 1;
-                if !may_resume(&error, broken) {
-                    return Err(error);
-                }
-            }
-        }
-    };
-    let what = || format!("cannot read {}/{}", bucket.url(), printable(key));
-    let length: usize = frames.iter().map(Bytes::len).sum();
-    if length as u64 != info.size {
-        return Err(Error::new(ErrorKind::Network, what(), "the body was cut"));
-    }
-    execute::Verify::new(&info).check(what, &frames)?;
-    Ok(frames.concat().into())
+    let mut content = Vec::new();
+    stream_object(bucket, key, &mut content).await?;
+    Ok(content.into())
 }
 
 /// Writes an object to `output` as it arrives, resumed where the connection breaks; answers its bytes.

@@ -155,7 +155,9 @@ impl Tree {
         let file = loop {
             match rustix::fs::openat(&*parent, temporary.as_str(), flags, mode) {
                 // A killed run left it read-only, or a link.
-                Err(Errno::ACCESS | Errno::LOOP) => self.clear_stale(key, &parent, &temporary)?,
+                Err(error @ (Errno::ACCESS | Errno::LOOP)) => {
+                    self.clear_stale(key, &parent, &temporary, error)?;
+                }
                 Err(error) => return Err(self.write_error(key, error)),
                 Ok(file) => {
                     self.lock(key, &file)?;
@@ -181,13 +183,15 @@ impl Tree {
     }
 
     /// Removes a temporary file that can't be opened for writing, unless a live run has it locked.
-    fn clear_stale(&self, key: &Key, parent: &OwnedFd, name: &str) -> Result<()> {
+    /// Where there is none to remove, the `error` of the opening is the directory's own.
+    fn clear_stale(&self, key: &Key, parent: &OwnedFd, name: &str, error: Errno) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = rustix::fs::openat(parent, name, flags, Mode::empty());
         if let Ok(file) = &file {
             self.lock(key, file)?;
         }
-        rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(|e| self.write_error(key, e))
+        rustix::fs::unlinkat(parent, name, AtFlags::empty())
+            .map_err(|_| self.write_error(key, error))
     }
 
     /// A symbolic link with this text, staged beside the link `key`.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 const GROUP_FILES: usize = 128;
 const GROUP_BYTES: u64 = 256 << 20;
 const GROUP_AGE: Duration = Duration::from_secs(2);
+
 /// Steps that wait, and the room that those under way take.
 #[derive(Default)]
 pub(super) struct Queue {

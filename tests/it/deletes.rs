@@ -14,6 +14,7 @@ on_both_servers! {
     unreadable_target_file_is_replaced,
     directory_that_cannot_be_entered_is_one_gap,
     leftovers_of_a_killed_run_are_taken_over,
+    read_only_target_directory_says_so,
     unreadable_root_deletes_nothing,
     empty_source_directory_is_refused,
     empty_source_prefix_is_refused,
@@ -157,6 +158,17 @@ fn leftovers_of_a_killed_run_are_taken_over(server: &Server) {
     site.haul_unprivileged(&["sync", &site.url(""), &down]).done();
     tree::assert_same(&up, &down);
     assert_eq!(tree::temporary_files(&down), [""; 0]);
+}
+
+fn read_only_target_directory_says_so(server: &Server) {
+    let site = Site::new(server);
+    site.bucket.put("f", b"f");
+    let down = site.directory("down");
+    tree::chmod(&down, 0o555);
+    let outcome = site.haul_unprivileged(&["sync", &site.url(""), &down]);
+    tree::chmod(&down, 0o755);
+    outcome.exits(&[1]).names("Permission denied");
+    assert!(tree::read(&down).is_empty());
 }
 
 fn unreadable_root_deletes_nothing(server: &Server) {
