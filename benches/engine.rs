@@ -6,7 +6,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use haul::entry::{Entry, EntryKind, Origin, Scanned};
 use haul::fingerprint::{ETag, md5};
 use haul::plan::compare::CompareBy;
-use haul::plan::{Names, Plan, Rules, Side, next_side};
+use haul::plan::{Found, Names, Plan, Rules, Side, next_side};
 use haul::scan::{Filter, Seen, scan_local};
 use haul::{Key, Result};
 use std::hint::black_box;
@@ -32,13 +32,15 @@ fn join(source: Vec<Scanned>, target: Vec<Scanned>) -> usize {
         compare: CompareBy::Content,
         names: Names::Keys { prefix_bytes: 0 },
         server_side: false,
+        update_metadata: false,
     };
     let (mut plan, mut steps, mut count) = (Plan::new(rules), Vec::new(), 0);
     let (mut source, mut target) = (source.into_iter().peekable(), target.into_iter().peekable());
     while let Some(side) = next_side(source.peek(), target.peek()) {
         let from = (side != Side::Target).then(|| source.next()).flatten();
         let to = (side != Side::Source).then(|| target.next()).flatten();
-        plan.step(from, to, source.peek(), &mut steps);
+        let found = Found { source: from, target: to, record: None };
+        plan.step(found, source.peek(), &mut steps);
         count += steps.drain(..).count();
     }
     count

@@ -7,22 +7,22 @@ mod connector;
 mod credentials;
 mod door;
 mod endpoint;
+mod metadata;
 mod s3;
 mod xml;
 
 pub use connector::Traffic;
 pub use credentials::{Credentials, KeyFile};
 pub use endpoint::{Connection, Endpoint};
+pub use metadata::Metadata;
 pub use s3::S3Bucket;
 pub use xml::BucketInfo;
 
-use crate::entry::Timestamp;
 use crate::error::Result;
-use crate::fingerprint::{Blake3, ETag};
+use crate::fingerprint::ETag;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Range;
 
@@ -39,6 +39,9 @@ pub trait Bucket: Debug + Send + Sync {
 
     /// The bucket's name.
     fn name(&self) -> &str;
+
+    /// Where it is, for good: the address of the bucket, with no key or secret in it.
+    fn address(&self) -> String;
 
     /// What identifies the endpoint and its keys: buckets that share it can be copied between.
     fn endpoint_id(&self) -> String;
@@ -100,13 +103,13 @@ pub trait Bucket: Debug + Send + Sync {
     /// Gives up a multipart upload and its parts. One that is gone already is fine.
     fn abort_upload<'a>(&'a self, key: &'a str, upload: &'a str) -> BoxFuture<'a, Result<()>>;
 
-    /// Copies an object of the same endpoint, of at most 5 GiB, within the server. Its metadata
-    /// comes along, or is replaced by `metadata`.
+    /// Copies an object of the same endpoint, of at most 5 GiB, within the server. Its headers and
+    /// metadata come along, or are replaced by those of `described`.
     fn copy<'a>(
         &'a self,
         source: &'a ObjectRef,
         key: &'a str,
-        metadata: Option<&'a Metadata>,
+        described: Option<&'a ObjectInfo>,
     ) -> BoxFuture<'a, Result<()>>;
 
     /// Deletes up to [`MAX_BATCH_KEYS`] objects; answers those that could not be, with the reason.
@@ -167,8 +170,20 @@ pub struct ObjectInfo {
     pub modified: Option<String>,
     /// Those of [`KEPT_HEADERS`] that it has.
     pub headers: Vec<(&'static str, String)>,
+    /// A checksum of the whole content, where the server has one.
+    pub checksum: Option<Checksum>,
     /// User metadata.
     pub metadata: Metadata,
+}
+
+/// A checksum that the server keeps of a whole content. CRC32 is not among them: 32 bits are too few
+/// to tell contents apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// `x-amz-checksum-sha256`.
+    Sha256([u8; 32]),
+    /// `x-amz-checksum-crc64nvme`.
+    Crc64Nvme(u64),
 }
 
 /// The headers that belong to an object and go where it goes.
@@ -263,89 +278,4 @@ pub struct ObjectRef {
     pub key: String,
     /// The version that is meant.
     pub etag: ETag,
-}
-
-/// User metadata: lower-case names and ASCII values.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Metadata(pub BTreeMap<String, String>);
-
-impl Metadata {
-    /// What haul writes of a file: `blake3`, `mtime`, `mode`, and for parts `part-size`.
-    #[must_use]
-    pub fn of_file(
-        blake3: Blake3,
-        file: Option<(Timestamp, u32)>,
-        part_bytes: Option<u64>,
-    ) -> Self {
-        let mut map = BTreeMap::from([("blake3".to_owned(), blake3.to_string())]);
-        if let Some((mtime, mode)) = file {
-            map.insert("mtime".into(), mtime.to_string());
-            map.insert("mode".into(), format!("{mode:o}"));
-        }
-        if let Some(bytes) = part_bytes {
-            map.insert("part-size".into(), bytes.to_string());
-        }
-        Self(map)
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-
-    /// The BLAKE3 of the content, where it was recorded.
-    #[must_use]
-    pub fn blake3(&self) -> Option<Blake3> {
-        self.get("blake3").and_then(Blake3::parse)
-    }
-
-    /// The file's modification time.
-    #[must_use]
-    pub fn mtime(&self) -> Option<Timestamp> {
-        self.get("mtime").and_then(Timestamp::parse)
-    }
-
-    /// `st_mode`, type bits included.
-    #[must_use]
-    pub fn mode(&self) -> Option<u32> {
-        self.get("mode").and_then(|text| u32::from_str_radix(text, 8).ok())
-    }
-
-    /// True for a recorded symbolic link.
-    #[must_use]
-    pub fn is_symlink(&self) -> bool {
-        self.mode().is_some_and(|mode| mode & 0o170_000 == 0o120_000)
-    }
-
-    /// The size of all parts but the last, in bytes.
-    #[must_use]
-    pub fn part_bytes(&self) -> Option<u64> {
-        self.get("part-size").and_then(|text| text.parse().ok()).filter(|bytes| *bytes > 0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metadata_reads_what_it_writes() {
-        let time = Timestamp { seconds: 5, nanoseconds: 7 };
-        let metadata = Metadata::of_file(Blake3::of(b"x"), Some((time, 0o100_640)), Some(1 << 24));
-        assert_eq!(metadata.0["mode"], "100640");
-        assert_eq!(metadata.0["mtime"], "5.000000007");
-        assert_eq!(metadata.blake3(), Some(Blake3::of(b"x")));
-        assert_eq!(metadata.mtime(), Some(time));
-        assert_eq!(metadata.part_bytes(), Some(1 << 24));
-        assert!(!metadata.is_symlink());
-    }
-
-    #[test]
-    fn foreign_metadata_is_not_believed_blindly() {
-        let odd =
-            [("blake3", "nothex"), ("mtime", "yesterday"), ("mode", "999"), ("part-size", "0")];
-        let odd = odd.map(|(k, v)| (k.to_owned(), v.to_owned()));
-        let metadata = Metadata(BTreeMap::from(odd));
-        assert_eq!((metadata.blake3(), metadata.mtime()), (None, None));
-        assert_eq!((metadata.mode(), metadata.part_bytes()), (None, None));
-    }
 }

@@ -72,6 +72,18 @@ pub struct Signature {
     pub changed: Timestamp,
     /// Inode number.
     pub inode: u64,
+    /// The device that the inode is on. It may change with every mount, so that it counts within a
+    /// run only.
+    pub device: u64,
+}
+
+impl Signature {
+    /// True where this is the file that was `remembered`, unchanged. The device is left out: network
+    /// file systems get another number with each mount.
+    #[must_use]
+    pub fn is_still(&self, remembered: &Self) -> bool {
+        Self { device: remembered.device, ..*self } == *remembered
+    }
 }
 
 /// One file, link, directory or object.

@@ -14,6 +14,8 @@ pub enum ErrorKind {
     Setup,
     /// A safety guard refused; nothing was deleted (exit 4).
     Guard,
+    /// Another run of the same pair is under way (exit 5).
+    Locked,
     /// The object or upload is not there.
     NotFound,
     /// The server does not allow it.

@@ -4,6 +4,7 @@
 
 use crate::entry::Gap;
 use crate::error::{Error, ErrorKind};
+use crate::job::Effect;
 use crate::key::Key;
 use crate::plan::Action;
 use crate::stop::Stop;
@@ -34,6 +35,18 @@ pub enum Event<'a> {
         key: &'a Key,
         /// Bytes since the last event.
         bytes: u64,
+    },
+    /// So many more bytes were read to be compared or hashed.
+    Read {
+        /// Bytes since the last event.
+        bytes: u64,
+    },
+    /// Something does not agree with its own bytes.
+    Disagreement {
+        /// Its key.
+        key: &'a Key,
+        /// What was read, and what should have been.
+        what: &'a str,
     },
     /// An action has ended.
     Finished(&'a Outcome),
@@ -87,20 +100,23 @@ pub enum Deed {
     Upload,
     /// Fetched to a directory.
     Download,
-    /// Copied by the server.
+    /// Copied within the target, by the server or here: nothing was sent.
     Copy,
+    /// Given its file's new mtime and mode.
+    Update,
     /// Deleted at the target.
     Delete,
 }
 
 impl Deed {
-    /// Its name: `upload`, `download`, `copy`, `delete`.
+    /// Its name: `upload`, `download`, `copy`, `update`, `delete`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Upload => "upload",
             Self::Download => "download",
             Self::Copy => "copy",
+            Self::Update => "update",
             Self::Delete => "delete",
         }
     }
@@ -120,15 +136,17 @@ pub struct Outcome {
 }
 
 /// Counts of a whole run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Summary {
     /// Files and objects that were sent or fetched.
     pub transferred: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Objects that the server copied.
+    /// Contents that were copied within the target, by the server or here.
     pub copied: u64,
+    /// Objects that were given their file's new mtime and mode.
+    pub updated: u64,
     /// Entries that were the same.
     pub kept: u64,
     /// Entries that were transferred because nothing comparable was known.
@@ -143,6 +161,8 @@ pub struct Summary {
     pub changed: u64,
     /// Places that could not be read.
     pub unreadable: u64,
+    /// Bytes that are not what the catalog or their own metadata say.
+    pub disagreements: u64,
     /// Actions that failed.
     pub failed: u64,
     /// Deletes that were not made because transfers failed.
@@ -155,6 +175,8 @@ pub struct Summary {
     pub to_transfer_bytes: u64,
     /// The plan only: what would be deleted.
     pub to_delete: u64,
+    /// The plan only: objects whose metadata would be updated.
+    pub to_update: u64,
     /// Why the deletes were refused, and what would allow them.
     pub guard: Option<String>,
     /// Why the run was given up before its end.
@@ -180,6 +202,16 @@ impl Summary {
         if self.refused + self.changed + self.unreadable > 0 { 3 } else { 0 }
     }
 
+    /// As [`Summary::exit_code`], but where a check found differences, 1.
+    #[must_use]
+    pub fn exit_code_of(&self, effect: Effect) -> u8 {
+        let differs = self.to_transfer + self.to_delete + self.disagreements > 0;
+        match (effect, self.exit_code()) {
+            (Effect::Check, 0 | 3) if differs => 1,
+            (_, code) => code,
+        }
+    }
+
     /// True where a check or plan found nothing to do.
     #[must_use]
     pub fn is_same(&self) -> bool {
@@ -194,6 +226,7 @@ impl Summary {
                 self.bytes += bytes;
             }
             (Ok(_), Deed::Copy) => self.copied += 1,
+            (Ok(_), Deed::Update) => self.updated += 1,
             (Ok(_), Deed::Delete) => self.deleted += 1,
             (Err(error), _) => match error.kind() {
                 ErrorKind::Unreadable => self.unreadable += 1,
@@ -213,6 +246,7 @@ impl ErrorKind {
             Self::Usage => 2,
             Self::Unreadable | Self::Changed | Self::Refused => 3,
             Self::Guard => 4,
+            Self::Locked => 5,
             Self::Setup => 6,
             Self::Interrupted => 130,
             Self::NotFound

@@ -7,19 +7,24 @@
 mod copy;
 mod delete;
 mod download;
+mod inspect;
 mod parts;
+mod proof;
 mod resolve;
 mod upload;
 
-pub(crate) use copy::copy;
+pub(crate) use copy::{copy, update_metadata};
 pub(crate) use delete::{delete_local, delete_objects};
-pub(crate) use download::{Download, Landing, Verify, commit, download, may_resume};
-pub(crate) use resolve::{Content, Question, resolve};
+pub(crate) use download::{Download, Landing, commit, download, may_resume};
+pub(crate) use inspect::{inspect, remembered};
+pub(crate) use proof::{Finding, Proof};
+pub(crate) use resolve::{Answer, Content, Question, resolve};
 pub(crate) use upload::{Upload, upload_batch, upload_stream};
 
 use crate::bucket::Bucket;
-use crate::error::{Error, ErrorKind};
-use crate::event::Observer;
+use crate::catalog::{Catalog, Change};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Observer, Outcome};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,6 +42,9 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What all transfers of one run share.
 pub(crate) struct Context<'a> {
     pub observer: &'a dyn Observer,
+    /// Where contents are looked for that the target already holds; none where nothing that is
+    /// remembered is to be trusted.
+    pub twins: Option<Arc<Catalog>>,
     pub budget: Budget,
     buffers: Arc<Buffers>,
     open_uploads: Mutex<HashMap<String, OpenUpload>>,
@@ -56,12 +64,26 @@ impl<'a> Context<'a> {
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
         Self {
             observer,
+            twins: None,
             budget: Budget::new(memory_bytes),
             buffers: Arc::default(),
             open_uploads: Mutex::default(),
             threads,
             hashing: Semaphore::new(threads),
         }
+    }
+
+    /// So many bytes were read to be compared.
+    fn read(&self, bytes: u64) {
+        self.observer.event(&Event::Read { bytes });
+    }
+
+    /// What was looked up; where that failed, people are told, and nothing was found.
+    fn looked_up<T: Default>(&self, found: Result<T>) -> T {
+        found.unwrap_or_else(|error| {
+            self.observer.event(&Event::Notice(&error.to_string()));
+            T::default()
+        })
     }
 
     fn uploads(&self) -> std::sync::MutexGuard<'_, HashMap<String, OpenUpload>> {
@@ -90,6 +112,19 @@ impl<'a> Context<'a> {
         if tokio::time::timeout(ABORT_TIMEOUT, all).await.is_err() {
             tracing::warn!("the server did not take back all unfinished uploads in time");
         }
+    }
+}
+
+/// How an action ended, and what is to be remembered of it.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub outcome: Outcome,
+    pub change: Option<Change>,
+}
+
+impl From<Outcome> for Ended {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, change: None }
     }
 }
 

@@ -32,12 +32,15 @@ pub fn part_bytes(size: u64) -> u64 {
 /// s5cmd's relatives 8, rclone 5, s3cmd 15, s5cmd 50, and powers of two.
 const COMMON_PART_MIB: [u64; 14] = [16, 8, 5, 15, 50, 64, 10, 20, 32, 100, 128, 256, 512, 1024];
 
-/// The common part sizes with which an object of `size` bytes has `parts` parts.
+/// The part sizes in whole MiB with which an object of `size` bytes has `parts` parts: the common ones,
+/// then the others, the smallest first.
 pub fn part_size_candidates(size: u64, parts: u32) -> impl Iterator<Item = u64> {
-    COMMON_PART_MIB
-        .into_iter()
-        .map(|mib| mib * MIB)
-        .filter(move |part| size.div_ceil(*part).max(1) == u64::from(parts))
+    let fits = move |part: &u64| size.div_ceil(*part).max(1) == u64::from(parts);
+    // With one part more than the last that is full, each part holds at least this.
+    let least = size.div_ceil(u64::from(parts.max(1))).div_ceil(MIB).max(1);
+    let most = if parts > 1 { size / u64::from(parts - 1) / MIB } else { least };
+    let others = (least..=most).filter(|mib| !COMMON_PART_MIB.contains(mib));
+    COMMON_PART_MIB.into_iter().chain(others).map(|mib| mib * MIB).filter(fits)
 }
 
 /// A BLAKE3 hash of a whole content (32 bytes, shown as 64 hex digits).
@@ -55,6 +58,18 @@ impl Blake3 {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         blake3::Hash::from_hex(text).ok().map(Self::from)
+    }
+
+    /// Its 32 bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl From<[u8; 32]> for Blake3 {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 }
 
@@ -181,12 +196,14 @@ mod tests {
     #[test]
     fn candidates_fit_the_number_of_parts() {
         let fits: Vec<u64> = part_size_candidates(40 * MIB, 4).collect();
-        assert_eq!(fits, [10 * MIB]);
-        assert_eq!(part_size_candidates(40 * MIB, 5).collect::<Vec<_>>(), [8 * MIB]);
+        assert_eq!(fits, [10, 11, 12, 13].map(|m| m * MIB));
+        assert_eq!(part_size_candidates(40 * MIB, 5).collect::<Vec<_>>(), [8, 9].map(|m| m * MIB));
         assert_eq!(
             part_size_candidates(40 * MIB, 3).collect::<Vec<_>>(),
-            [16, 15].map(|m| m * MIB)
+            [16, 15, 14, 17, 18, 19].map(|m| m * MIB)
         );
+        assert_eq!(part_size_candidates(1000 * MIB, 143).collect::<Vec<_>>(), [7 * MIB]);
+        assert_eq!(part_size_candidates(40 * MIB, 9999).count(), 0);
     }
 
     #[test]

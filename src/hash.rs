@@ -13,6 +13,7 @@ use rustix::fs::{Mode as FileMode, OFlags, Stat};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How much is read at a time: large enough for BLAKE3's wide lanes, small enough for the cache.
 const READ_BYTES: usize = 256 << 10;
@@ -29,8 +30,64 @@ pub fn signature_of(stat: &Stat) -> (Signature, u32) {
         modified: time(stat.st_mtime, stat.st_mtime_nsec),
         changed: time(stat.st_ctime, stat.st_ctime_nsec),
         inode: stat.st_ino,
+        device: stat.st_dev,
     };
     (signature, stat.st_mode)
+}
+
+/// The longest tick of a kernel's clock for file times, and some more.
+const TICK: Duration = Duration::from_millis(20);
+/// The same of a file system that keeps whole seconds.
+const COARSE_TICK: Duration = Duration::from_secs(2);
+
+/// How long until a change of the file would show in its signature: a second change in the same tick
+/// of the clock does not. None where that can't be said (the file is from the future).
+///
+/// A file whose mtime was set, or that was renamed or chmodded since it was written, shows every
+/// change of its content by its mtime.
+fn unsettled_for(signature: &Signature) -> Option<Duration> {
+    let Signature { modified, changed, .. } = signature;
+    let tick = if changed.nanoseconds == 0 { COARSE_TICK } else { TICK };
+    let nanoseconds =
+        |time: &Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
+    let tick_ns = i128::try_from(tick.as_nanos()).unwrap_or(i128::MAX);
+    if (nanoseconds(changed) - nanoseconds(modified)).abs() > tick_ns {
+        return Some(Duration::ZERO);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_nanos();
+    let age = i128::try_from(now).ok()? - nanoseconds(changed);
+    match u64::try_from(age) {
+        Err(_) => None,
+        Ok(age) => Some(tick.saturating_sub(Duration::from_nanos(age))),
+    }
+}
+
+/// True where any change of the file from now on will show in its signature.
+#[must_use]
+pub fn is_settled(signature: &Signature) -> bool {
+    unsettled_for(signature) == Some(Duration::ZERO)
+}
+
+/// As [`is_settled`], after a wait of a tick if that helps. Blocks.
+fn settle(signature: &Signature) -> bool {
+    match unsettled_for(signature) {
+        Some(wait) if wait <= TICK => {
+            std::thread::sleep(wait);
+            true
+        }
+        Some(_) | None => false,
+    }
+}
+
+/// What the content of a file hashes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileHash {
+    /// The standard hash.
+    pub blake3: Blake3,
+    /// Of a file in parts, for each part the chaining value of its subtree.
+    pub parts: Vec<ChainingValue>,
+    /// Any change since the reading shows in the file's signature.
+    pub settled: bool,
 }
 
 /// A file opened for reading, that must stay what it was.
@@ -39,6 +96,7 @@ pub struct Source {
     file: File,
     name: String,
     expected: Signature,
+    settled: bool,
 }
 
 impl Source {
@@ -52,9 +110,15 @@ impl Source {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = rustix::fs::open(path, flags, FileMode::empty())
             .map_err(|e| unreadable(&name, std::io::Error::from(e)))?;
-        let source = Self { file: file.into(), name, expected };
+        let source = Self { file: file.into(), name, expected, settled: settle(&expected) };
         source.check_unchanged()?;
         Ok(source)
+    }
+
+    /// True where any change since the opening shows in the file's signature.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled
     }
 
     /// Fails where the file is not what it was when it was scanned.
@@ -123,27 +187,19 @@ impl Source {
     /// `Changed` or `Unreadable`.
     pub fn blake3(&self) -> Result<Blake3> {
         let mut hasher = blake3::Hasher::new();
-        self.feed(0..self.expected.size, |bytes| {
+        self.read_through(|bytes| {
             hasher.update(bytes);
         })?;
-        self.check_unchanged()?;
         Ok(hasher.finalize().into())
     }
 
-    /// The ETags that the content would have: its MD5, or with each of `part_sizes` the multipart
-    /// one; and its BLAKE3, all in one read.
+    /// Feeds the whole file to `sink`, 256 KiB at a time.
     ///
     /// # Errors
     /// `Changed` or `Unreadable`.
-    pub fn etags(&self, part_sizes: &[u64]) -> Result<(Blake3, Vec<ETag>)> {
-        let mut blake3 = blake3::Hasher::new();
-        let mut tags = ETagHasher::new(part_sizes);
-        self.feed(0..self.expected.size, |bytes| {
-            blake3.update(bytes);
-            tags.update(bytes);
-        })?;
-        self.check_unchanged()?;
-        Ok((blake3.finalize().into(), tags.finish()))
+    pub fn read_through(&self, sink: impl FnMut(&[u8])) -> Result<()> {
+        self.feed(0..self.expected.size, sink)?;
+        self.check_unchanged()
     }
 }
 
@@ -210,6 +266,12 @@ fn merge(parts: &[ChainingValue]) -> ChainingValue {
     }
     let (left, right) = parts.split_at(left_parts(parts.len()));
     merge_subtrees_non_root(&merge(left), &merge(right), Mode::Hash)
+}
+
+/// The chaining values of parts that are each made of `group` of these, a power of two.
+#[must_use]
+pub fn group_parts(parts: &[ChainingValue], group: usize) -> Vec<ChainingValue> {
+    parts.chunks(group).map(merge).collect()
 }
 
 /// The largest power of two below `count`: how many parts the left subtree has.
@@ -308,6 +370,10 @@ mod tests {
                 })
                 .collect();
             assert_eq!(merge_parts(&values), Blake3::of(&bytes), "{size}");
+            let grouped = group_parts(&values, 2);
+            if grouped.len() > 1 {
+                assert_eq!(merge_parts(&grouped), Blake3::of(&bytes), "{size} in pairs");
+            }
         }
     }
 
@@ -321,6 +387,30 @@ mod tests {
         let expected: Vec<Md5Bytes> = bytes.chunks(300).map(md5).collect();
         assert_eq!(hasher.finish(), [ETag::of_parts(&expected), ETag::of_parts(&[md5(&bytes)])]);
         assert_eq!(ETagHasher::new(&[]).finish(), [ETag::Md5(md5(b""))]);
+    }
+
+    #[test]
+    fn a_signature_counts_once_its_tick_is_over() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let time = |seconds: i64, nanoseconds| Timestamp {
+            seconds: now.as_secs().cast_signed() + seconds,
+            nanoseconds,
+        };
+        let signature =
+            |modified, changed| Signature { size: 1, modified, changed, inode: 1, device: 1 };
+        let just_now = time(0, now.subsec_nanos().max(1));
+        assert!(!is_settled(&signature(just_now, just_now)));
+        assert!(settle(&signature(just_now, just_now)));
+        let old = time(-9, 5);
+        assert!(is_settled(&signature(old, old)));
+        // Its mtime was set: a change would show by that.
+        assert!(is_settled(&signature(old, just_now)));
+        // Whole seconds: two changes within one look the same.
+        let coarse = time(0, 0);
+        assert!(!settle(&signature(coarse, coarse)));
+        assert!(is_settled(&signature(time(-9, 0), time(-9, 0))));
+        let future = time(3600, 5);
+        assert!(!settle(&signature(future, future)));
     }
 
     #[test]

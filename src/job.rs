@@ -1,11 +1,12 @@
 //! A job: what to bring where, and how; validated, and ready to run.
 
 use crate::bucket::Bucket;
+use crate::catalog::{FileSide, Pair};
 use crate::location::directory_prefix;
 use crate::plan::compare::CompareBy;
 use crate::plan::guard::Allowed;
 use crate::scan::Filter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// One end of a job.
@@ -33,6 +34,15 @@ impl Place {
         Self::Bucket { bucket, prefix: directory_prefix(path) }
     }
 
+    /// What it is called for good: an absolute path, or a URL with the endpoint in it.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match self {
+            Self::Directory(root) => resolved(root).to_string_lossy().into_owned(),
+            Self::Bucket { bucket, prefix } => format!("{}/{prefix}", bucket.address()),
+        }
+    }
+
     /// How `key` is called there, for people.
     #[must_use]
     pub fn name(&self, key: &str) -> String {
@@ -47,6 +57,23 @@ impl Place {
     }
 }
 
+/// The path without links, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut missing = Vec::new();
+    let mut existing = absolute.as_path();
+    loop {
+        if let Ok(found) = existing.canonicalize() {
+            return missing.iter().rev().fold(found, |path, name| path.join(name));
+        }
+        let (Some(parent), Some(name)) = (existing.parent(), existing.file_name()) else {
+            return absolute;
+        };
+        missing.push(name);
+        existing = parent;
+    }
+}
+
 /// Whether a run changes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -54,6 +81,20 @@ pub enum Effect {
     Apply,
     /// Only plan.
     Plan,
+    /// Only say what differs.
+    Check,
+}
+
+impl Effect {
+    /// Its name in the history of runs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Apply => "sync",
+            Self::Plan => "plan",
+            Self::Check => "check",
+        }
+    }
 }
 
 /// What becomes of the source of a transfer that is done and durable.
@@ -90,10 +131,16 @@ pub struct Job {
     pub transfers: usize,
     /// Bytes that buffers may hold at once.
     pub memory_bytes: u64,
+    /// Write a file's new mtime and mode to its object, where only they have changed.
+    pub update_metadata: bool,
+    /// The directory where runs are remembered, for the next run of the same pair; none remembers
+    /// nothing, and holds no lock.
+    pub state: Option<PathBuf>,
 }
 
 impl Job {
-    /// A job with the default settings: compare contents, delete nothing, 64 transfers, 128 MiB.
+    /// A job with the default settings: compare contents, delete nothing, 64 transfers, 128 MiB,
+    /// remember nothing.
     #[must_use]
     pub fn new(source: Place, target: Place) -> Self {
         Self {
@@ -108,6 +155,35 @@ impl Job {
             afterwards: Afterwards::KeepSource,
             transfers: 64,
             memory_bytes: 128 << 20,
+            update_metadata: false,
+            state: None,
+        }
+    }
+
+    /// What the pair of places is called for good.
+    #[must_use]
+    pub fn pair(&self) -> Pair {
+        let files = match (&self.source, &self.target) {
+            (Place::Directory(_), _) => Some(FileSide::Source),
+            (_, Place::Directory(_)) => Some(FileSide::Target),
+            (Place::Bucket { .. }, Place::Bucket { .. }) => None,
+        };
+        Pair { source: self.source.address(), target: self.target.address(), files }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_name_whether_it_exists_or_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink(&real, real.join("link")).unwrap();
+        for name in ["missing/deep", "link/missing/deep", "./missing//deep/"] {
+            let place = Place::directory(real.join(name));
+            assert_eq!(place.address(), format!("{}/missing/deep", real.display()), "{name}");
         }
     }
 }

@@ -62,6 +62,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod bucket;
+pub mod catalog;
 pub mod entry;
 pub mod error;
 pub mod event;
@@ -75,6 +76,7 @@ pub mod scan;
 
 mod execute;
 mod hash;
+mod manifest;
 mod route;
 mod run;
 mod stop;
@@ -88,6 +90,7 @@ pub use fingerprint::part_bytes;
 pub use job::{Afterwards, Effect, Job, Place};
 pub use key::Key;
 pub use location::Location;
+pub use manifest::manifest;
 pub use object::{
     copy_object, delete_object, download_file, move_file, move_object, move_to_file, object_info,
     read_object, stream_object, upload_file, upload_stream,

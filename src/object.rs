@@ -4,7 +4,7 @@ use crate::bucket::{Bucket, Content, ObjectInfo, ObjectRef, PageRequest};
 use crate::entry::{Entry, EntryKind, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Control, Event};
-use crate::execute::{self, Context, Download, Upload, may_resume};
+use crate::execute::{self, Context, Download, Finding, Upload, may_resume};
 use crate::hash::signature_of;
 use crate::key::{Key, printable};
 use crate::tree::Tree;
@@ -89,10 +89,10 @@ async fn upload_entry(
 ) -> Result<u64> {
     let context = Context::new(control.observer, MEMORY_BYTES);
     let object_key = entry.key.as_str().to_owned();
-    let upload = Upload { path: path.to_owned(), object_key, entry };
+    let upload = Upload { path: path.to_owned(), object_key, entry, hash: None };
     let work = async {
-        let mut outcomes = execute::upload_batch(&context, bucket, vec![upload]).await;
-        outcomes.pop().expect("one upload has one outcome").result
+        let mut ended = execute::upload_batch(&context, bucket, vec![upload]).await;
+        ended.pop().expect("one upload has one end").outcome.result
     };
     stoppable(&context, control, work).await
 }
@@ -196,8 +196,8 @@ async fn download_entry(
             Ok(landing) => landing,
             Err(outcome) => return outcome.result,
         };
-        let mut outcomes = execute::commit(Arc::clone(&tree), vec![landing]).await;
-        let bytes = outcomes.pop().expect("one download has one outcome").result?;
+        let mut ended = execute::commit(Arc::clone(&tree), vec![landing]).await;
+        let bytes = ended.pop().expect("one download has one end").outcome.result?;
         tree.sync().map(|()| bytes)
     };
     stoppable(&context, control, work).await
@@ -230,8 +230,8 @@ pub async fn stream_object(
     };
     let Content { info, mut body } = bucket.get(key, None, None).await?;
     let (mut position, mut broken) = (0, 0);
-    let verify = execute::Verify::new(&info);
-    let mut hasher = verify.hasher();
+    let proof = execute::Proof::of(&info);
+    let mut hasher = proof.hasher();
     loop {
         let failure = match body.next().await {
             Some(Ok(frame)) => {
@@ -253,7 +253,13 @@ pub async fn stream_object(
         body = bucket.get(key, Some(position..info.size), Some(&info.etag)).await?.body;
     }
     output.flush().await.map_err(write_error)?;
-    verify.conclude(what, hasher).map(|_| position)
+    match proof.conclude(hasher) {
+        (_, Finding::Proven | Finding::Unproven) => Ok(position),
+        (_, Finding::Disproven) => {
+            let cause = "the bytes that arrived do not have its hash";
+            Err(Error::new(ErrorKind::Corrupt, what(), cause))
+        }
+    }
 }
 
 /// Copies an object within its endpoint; the bytes never come here. Answers its bytes.
@@ -318,8 +324,8 @@ async fn copy_entry(
     let source = ObjectRef { bucket: from.name().to_owned(), key: source_key, etag };
     let context = Context::new(control.observer, MEMORY_BYTES);
     control.observer.event(&Event::Started { key: &Key::new(key), bytes: entry.size });
-    let work = execute::copy(&context, from, &source, to, key);
-    stoppable(&context, control, work).await.map(|()| entry.size)
+    let work = execute::copy(&context, from, &source, (to, key), None);
+    stoppable(&context, control, work).await.map(|_| entry.size)
 }
 
 /// Deletes one object. One that is not there is fine.

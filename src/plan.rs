@@ -7,6 +7,7 @@
 pub mod compare;
 pub mod guard;
 
+use crate::catalog::Record;
 use crate::entry::{Entry, EntryKind, Gap, Scanned};
 use crate::key::{Key, MAX_KEY_BYTES, Refusal};
 use compare::{CompareBy, Verdict, compare};
@@ -36,6 +37,8 @@ pub struct Rules {
     pub names: Names,
     /// Source and target share an endpoint: the server copies by itself.
     pub server_side: bool,
+    /// Bring the metadata of objects up to date with their files.
+    pub update_metadata: bool,
 }
 
 /// Why something is transferred.
@@ -70,10 +73,14 @@ impl fmt::Display for Why {
 pub enum SameBy {
     /// Sizes are equal, and more was not asked for.
     Size,
+    /// Both look as they did when they were found to be the same.
+    Catalog,
     /// Both are empty, or directories.
     Empty,
     /// The ETag is that of the content.
     ETag,
+    /// The server's checksum is that of the content.
+    Checksum,
     /// The recorded BLAKE3 is that of the content.
     Blake3,
 }
@@ -82,8 +89,10 @@ impl fmt::Display for SameBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Size => "same size",
+            Self::Catalog => "unchanged",
             Self::Empty => "same, empty",
             Self::ETag => "same ETag",
+            Self::Checksum => "same checksum",
             Self::Blake3 => "same BLAKE3",
         })
     }
@@ -109,6 +118,15 @@ pub enum Action {
         replaces: Option<Entry>,
         /// The reason.
         why: Why,
+    },
+    /// The content is the same; the object's metadata is to say what the file's now is.
+    Update {
+        /// The file.
+        source: Entry,
+        /// The object.
+        target: Entry,
+        /// What is remembered of both.
+        record: Box<Record>,
     },
     /// The target's entry goes, once everything else is done and the guards agree.
     Delete {
@@ -159,6 +177,19 @@ pub struct Pair {
     pub source: Entry,
     /// At the target.
     pub target: Entry,
+    /// What is remembered of either.
+    pub record: Option<Box<Record>>,
+}
+
+/// What there is of one name.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// What the source's scan saw.
+    pub source: Option<Scanned>,
+    /// What the target's scan saw.
+    pub target: Option<Scanned>,
+    /// What is remembered.
+    pub record: Option<Box<Record>>,
 }
 
 /// From which side the next step takes its item.
@@ -208,17 +239,12 @@ impl Plan {
 
     /// Decides about the items that [`next_side`] chose: those of one name, from one side or both.
     /// `ahead` is the source's next item behind them.
-    pub fn step(
-        &mut self,
-        source: Option<Scanned>,
-        target: Option<Scanned>,
-        ahead: Option<&Scanned>,
-        out: &mut Vec<Step>,
-    ) {
-        let (source, source_gap) = self.source_entry(source, out);
-        let (target, target_gap) = target_entry(target, out);
+    pub fn step(&mut self, found: Found, ahead: Option<&Scanned>, out: &mut Vec<Step>) {
+        let (source, source_gap) = self.source_entry(found.source, out);
+        let (target, target_gap) = target_entry(found.target, out);
+        let record = found.record;
         match (source, target) {
-            (Some(source), Some(target)) => out.push(self.both(source, target)),
+            (Some(source), Some(target)) => out.push(self.both(Pair { source, target, record })),
             (Some(source), None) => out.extend(self.source_only(source, target_gap.as_ref())),
             (None, Some(target)) => {
                 out.extend(self.target_only(target, source_gap.as_ref(), ahead));
@@ -296,17 +322,36 @@ impl Plan {
         (!is_needed).then_some(Step::Prune(target))
     }
 
-    fn both(&self, source: Entry, target: Entry) -> Step {
+    fn both(&self, pair: Pair) -> Step {
+        let Pair { source, target, record } = pair;
         if source.is_directory() && target.is_directory() {
             return Step::Act(Action::Keep { key: source.key, by: SameBy::Empty });
         }
         if let Some(reason) = self.refusal(&source) {
             return refuse(&source, reason);
         }
-        match compare(&source, &target, self.rules.compare) {
+        match compare(&source, &target, record.as_deref(), self.rules.compare) {
+            Verdict::Same(SameBy::Catalog) => {
+                Step::Act(self.keep(Pair { source, target, record }, SameBy::Catalog))
+            }
+            // An empty file is to be remembered, too: its mtime and mode may change.
+            Verdict::Same(SameBy::Empty) if source.signature().or(target.signature()).is_some() => {
+                Step::Compare(Pair { source, target, record })
+            }
             Verdict::Same(by) => Step::Act(Action::Keep { key: source.key, by }),
             Verdict::Different(why) => Step::Act(self.transfer(source, Some(target), why)),
-            Verdict::NeedsHash => Step::Compare(Pair { source, target }),
+            Verdict::NeedsHash => Step::Compare(Pair { source, target, record }),
+        }
+    }
+
+    /// What is to be done about contents that are the same.
+    #[must_use]
+    pub fn keep(&self, pair: Pair, by: SameBy) -> Action {
+        match pair.record {
+            Some(record) if record.drifted && self.rules.update_metadata => {
+                Action::Update { source: pair.source, target: pair.target, record }
+            }
+            _ => Action::Keep { key: pair.source.key, by },
         }
     }
 

@@ -1,16 +1,18 @@
 //! The direction of a run, matched once: how entries are scanned, compared, moved and deleted between
 //! these two places.
 
-use crate::bucket::{Bucket, ObjectRef};
-use crate::entry::Entry;
+use crate::bucket::{Bucket, Metadata, ObjectRef};
+use crate::catalog::{Change, Record, Stamp};
+use crate::entry::{Entry, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Outcome};
 use crate::execute::{
-    Content, Context, Download, Landing, Question, Upload, commit, copy, delete_local,
-    delete_objects, download, upload_batch,
+    Content, Context, Download, Ended, Landing, Question, Upload, blocking, commit, copy,
+    delete_local, delete_objects, download, inspect, remembered, update_metadata, upload_batch,
 };
+use crate::hash::FileHash;
 use crate::job::{Afterwards, Effect, Job, Place};
-use crate::plan::{Names, Pair};
+use crate::plan::{Names, Pair, Side};
 use crate::scan::{Filter, Order, Scan, Seen, check_directory, scan_bucket, scan_local};
 use crate::tree::Tree;
 use std::path::Path;
@@ -49,10 +51,17 @@ impl Prefixed<'_> {
     }
 }
 
+/// An entry to be transferred.
+pub(crate) struct Transfer {
+    pub entry: Entry,
+    /// What the file hashes to, where the comparison had to read it.
+    pub hash: Option<FileHash>,
+}
+
 /// What a unit of work comes back with.
 pub(crate) enum Moved {
     /// It has ended.
-    Ended(Vec<Outcome>),
+    Ended(Vec<Ended>),
     /// It is fetched, and waits for its group to land.
     Fetched(Box<Landing>),
 }
@@ -76,6 +85,10 @@ impl<'a> Route<'a> {
                 return Err(Error::new(ErrorKind::Usage, "cannot sync", cause));
             }
         };
+        if job.update_metadata && !matches!(direction, Direction::Up { .. }) {
+            let cause = "only the metadata of objects that files are uploaded to can be updated";
+            return Err(Error::new(ErrorKind::Usage, "bad --update-metadata", cause));
+        }
         let apply = job.effect == Effect::Apply;
         let moves = apply && job.afterwards == Afterwards::RemoveSource;
         let mut trees = (None, None);
@@ -142,34 +155,63 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// The pair with the places where its contents are.
-    pub(crate) fn question(&self, pair: Pair) -> Question {
-        let local = |root: &Path, entry: &Entry| Content::Local(root.join(entry.key.as_str()));
-        let (source, target) = match self.direction {
-            Direction::Up { root, to } => (local(root, &pair.source), to.content(&pair.target)),
-            Direction::Down { from, root } => {
-                (from.content(&pair.source), local(root, &pair.target))
-            }
-            Direction::Across { from, to } => {
-                (from.content(&pair.source), to.content(&pair.target))
+    /// Where the content of an entry of the source is.
+    fn source_content(&self, entry: &Entry) -> Content {
+        match self.direction {
+            Direction::Up { root, .. } => Content::Local(root.join(entry.key.as_str())),
+            Direction::Down { from, .. } | Direction::Across { from, .. } => from.content(entry),
+        }
+    }
+
+    fn target_content(&self, entry: &Entry) -> Content {
+        match self.direction {
+            Direction::Down { root, .. } => Content::Local(root.join(entry.key.as_str())),
+            Direction::Up { to, .. } | Direction::Across { to, .. } => to.content(entry),
+        }
+    }
+
+    /// Reads an entry of one side; answers what does not agree with its bytes.
+    pub(crate) async fn inspect(
+        &self,
+        context: &Context<'_>,
+        side: Side,
+        entry: &Entry,
+    ) -> Result<Vec<String>> {
+        let place = match side {
+            Side::Target => self.target_content(entry),
+            Side::Source | Side::Both => self.source_content(entry),
+        };
+        let record = match &context.twins {
+            None => None,
+            Some(catalog) => {
+                let (catalog, key) = (Arc::clone(catalog), entry.key.clone());
+                blocking(move || catalog.record(&key)).await?
             }
         };
-        Question { pair, source, target }
+        let known = remembered(record.as_ref(), entry);
+        inspect(context, &place, entry, known).await.map(|found| found.disagreements)
+    }
+
+    /// The pair with the places where its contents are.
+    pub(crate) fn question(&self, pair: Pair) -> Question {
+        let source = self.source_content(&pair.source);
+        let target = self.target_content(&pair.target);
+        Question { pair, source, target, by: self.job.compare }
     }
 
     /// Moves these entries; all but small uploads come one at a time.
-    pub(crate) async fn transfer(&self, context: &Context<'_>, entries: Vec<Entry>) -> Moved {
+    pub(crate) async fn transfer(&self, context: &Context<'_>, transfers: Vec<Transfer>) -> Moved {
         match self.direction {
             Direction::Up { root, to } => {
-                Moved::Ended(self.upload(context, root, to, entries).await)
+                Moved::Ended(self.upload(context, root, to, transfers).await)
             }
-            Direction::Down { from, .. } => self.fetch(context, from, entries).await,
+            Direction::Down { from, .. } => self.fetch(context, from, transfers).await,
             Direction::Across { from, to } => {
-                let mut outcomes = Vec::with_capacity(entries.len());
-                for entry in entries {
-                    outcomes.push(self.copy(context, from, to, entry).await);
+                let mut ended = Vec::with_capacity(transfers.len());
+                for transfer in transfers {
+                    ended.push(self.copy(context, from, to, transfer.entry).await);
                 }
-                Moved::Ended(outcomes)
+                Moved::Ended(ended)
             }
         }
     }
@@ -179,39 +221,43 @@ impl<'a> Route<'a> {
         context: &Context<'_>,
         root: &Path,
         to: Prefixed<'_>,
-        entries: Vec<Entry>,
-    ) -> Vec<Outcome> {
-        let upload = |entry: &Entry| Upload {
+        transfers: Vec<Transfer>,
+    ) -> Vec<Ended> {
+        let upload = |Transfer { entry, hash }: &Transfer| Upload {
             path: root.join(entry.key.as_str()),
             object_key: to.key(entry),
             entry: entry.clone(),
+            hash: hash.clone(),
         };
-        let uploads = entries.iter().map(upload).collect();
-        let outcomes = upload_batch(context, to.bucket, uploads).await;
+        let uploads = transfers.iter().map(upload).collect();
+        let ended = upload_batch(context, to.bucket, uploads).await;
         let Some(tree) = &self.source_tree else {
-            return outcomes;
+            return ended;
         };
-        let sent = |entry: &Entry| {
-            outcomes.iter().any(|outcome| outcome.key == entry.key && outcome.result.is_ok())
-        };
-        let sent = entries.into_iter().filter(sent).collect();
+        let entries = transfers.into_iter().map(|transfer| transfer.entry);
+        let sent = entries.filter(|entry| has_succeeded(&ended, entry)).collect();
         let removed = delete_local(Arc::clone(tree), sent).await;
-        with_removals(outcomes, removed)
+        with_removals(ended, removed)
     }
 
-    async fn fetch(&self, context: &Context<'_>, from: Prefixed<'_>, entries: Vec<Entry>) -> Moved {
-        let mut outcomes = Vec::new();
+    async fn fetch(
+        &self,
+        context: &Context<'_>,
+        from: Prefixed<'_>,
+        transfers: Vec<Transfer>,
+    ) -> Moved {
+        let mut ended = Vec::new();
         let Some(tree) = &self.tree else {
-            return Moved::Ended(outcomes);
+            return Moved::Ended(ended);
         };
-        for entry in entries {
+        for Transfer { entry, .. } in transfers {
             let object_key = from.key(&entry);
             match download(context, from.bucket, tree, Download { object_key, entry }).await {
                 Ok(landing) => return Moved::Fetched(Box::new(landing)),
-                Err(outcome) => outcomes.push(*outcome),
+                Err(outcome) => ended.push(Ended::from(*outcome)),
             }
         }
-        Moved::Ended(outcomes)
+        Moved::Ended(ended)
     }
 
     async fn copy(
@@ -220,25 +266,75 @@ impl<'a> Route<'a> {
         from: Prefixed<'_>,
         to: Prefixed<'_>,
         entry: Entry,
-    ) -> Outcome {
+    ) -> Ended {
         let source = ObjectRef {
             bucket: from.bucket.name().to_owned(),
             key: from.key(&entry),
             etag: entry.etag().cloned().unwrap_or(crate::fingerprint::ETag::Opaque("".into())),
         };
-        let result = copy(context, from.bucket, &source, to.bucket, &to.key(&entry)).await;
+        let target = (to.bucket, to.key(&entry));
+        let copied = copy(context, from.bucket, &source, (target.0, &target.1), None).await;
         let (key, bytes) = (entry.key.clone(), entry.size);
-        let copied =
-            Outcome { key, deed: Deed::Copy, result: result.map(|()| bytes), unverified: false };
-        if copied.result.is_err() || self.job.afterwards == Afterwards::KeepSource {
+        let (result, change) = match copied {
+            Err(error) => (Err(error), None),
+            Ok(copied) => {
+                let record = Record {
+                    key: key.clone(),
+                    size: bytes,
+                    blake3: copied.blake3,
+                    source: Stamp::of(&entry),
+                    target: Stamp::of_object(&copied.etag),
+                    drifted: false,
+                };
+                (Ok(bytes), (!entry.is_directory()).then_some(Change::Put(Box::new(record), None)))
+            }
+        };
+        let outcome = Outcome { key, deed: Deed::Copy, result, unverified: false };
+        let copied = Ended { outcome, change };
+        if copied.outcome.result.is_err() || self.job.afterwards == Afterwards::KeepSource {
             return copied;
         }
         let removed = delete_objects(from.bucket, from.prefix, vec![entry]).await;
-        with_removals(vec![copied], removed).pop().expect("one copy has one outcome")
+        with_removals(vec![copied], removed).pop().expect("one copy has one end")
+    }
+
+    /// Brings an object's metadata up to date with its file; where that goes wrong so that its content
+    /// is in doubt, the file is sent.
+    pub(crate) async fn update(
+        &self,
+        context: &Context<'_>,
+        source: Entry,
+        target: &Entry,
+        mut record: Record,
+    ) -> Vec<Ended> {
+        let (Direction::Up { root, to }, Origin::Local { signature, mode }, Some(etag)) =
+            (self.direction, &source.origin, target.etag())
+        else {
+            return Vec::new();
+        };
+        let mut metadata = Metadata::default();
+        if let Some(blake3) = record.blake3 {
+            metadata = Metadata::of_file(blake3, Some((signature.modified, *mode)), None);
+        }
+        let updated = update_metadata(context, to.bucket, &to.key(&source), etag, &metadata).await;
+        let (result, change) = match updated {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let transfer = Transfer { entry: source, hash: None };
+                return self.upload(context, root, to, vec![transfer]).await;
+            }
+            Err(error) => (Err(error), None),
+            Ok(etag) => {
+                record.target = Stamp::of_object(&etag);
+                record.drifted = false;
+                (Ok(0), Some(Change::Put(Box::new(record), None)))
+            }
+        };
+        let outcome = Outcome { key: source.key, deed: Deed::Update, result, unverified: false };
+        vec![Ended { outcome, change }]
     }
 
     /// Gives a group of fetched files their names.
-    pub(crate) async fn land(&self, group: Vec<Landing>) -> Vec<Outcome> {
+    pub(crate) async fn land(&self, group: Vec<Landing>) -> Vec<Ended> {
         let Some(tree) = &self.tree else {
             return Vec::new();
         };
@@ -246,21 +342,18 @@ impl<'a> Route<'a> {
             Afterwards::KeepSource => Vec::new(),
             Afterwards::RemoveSource => group.iter().map(|landing| landing.entry.clone()).collect(),
         };
-        let outcomes = commit(Arc::clone(tree), group).await;
+        let ended = commit(Arc::clone(tree), group).await;
         let Direction::Down { from, .. } = self.direction else {
-            return outcomes;
+            return ended;
         };
         if entries.is_empty() {
-            return outcomes;
+            return ended;
         }
         // The names must be durable, too, before their source goes.
         let synced = tree.sync().is_ok();
-        let landed = |entry: &Entry| {
-            synced && outcomes.iter().any(|o| o.key == entry.key && o.result.is_ok())
-        };
-        let landed = entries.into_iter().filter(landed).collect();
-        let removed = delete_objects(from.bucket, from.prefix, landed).await;
-        with_removals(outcomes, removed)
+        let landed = entries.into_iter().filter(|entry| synced && has_succeeded(&ended, entry));
+        let removed = delete_objects(from.bucket, from.prefix, landed.collect()).await;
+        with_removals(ended, removed)
     }
 
     /// Deletes these entries at the target.
@@ -303,14 +396,18 @@ fn across<'a>(from: Prefixed<'a>, to: Prefixed<'a>) -> Result<Direction<'a>> {
     Ok(Direction::Across { from, to })
 }
 
+fn has_succeeded(ended: &[Ended], entry: &Entry) -> bool {
+    ended.iter().any(|end| end.outcome.key == entry.key && end.outcome.result.is_ok())
+}
+
 /// A move whose source could not be removed has not succeeded.
-fn with_removals(mut outcomes: Vec<Outcome>, removals: Vec<Outcome>) -> Vec<Outcome> {
+fn with_removals(mut ended: Vec<Ended>, removals: Vec<Outcome>) -> Vec<Ended> {
     for removal in removals {
         let Err(error) = removal.result else { continue };
-        if let Some(outcome) = outcomes.iter_mut().find(|outcome| outcome.key == removal.key) {
+        if let Some(end) = ended.iter_mut().find(|end| end.outcome.key == removal.key) {
             let what = format!("transferred {}, but the source stays", removal.key);
-            outcome.result = Err(Error::new(ErrorKind::Write, what, error));
+            end.outcome.result = Err(Error::new(ErrorKind::Write, what, error));
         }
     }
-    outcomes
+    ended
 }

@@ -11,6 +11,7 @@ use crate::key::{Key, Refusal, temporary_name};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -213,6 +214,17 @@ impl Tree {
         Ok(Staged { slot, file: None, turn: Mutex::default() })
     }
 
+    /// Opens the file `key` for reading, if it still looks as it was `remembered`.
+    #[must_use]
+    pub fn open_unchanged(&self, key: &Key, remembered: &Signature) -> Option<File> {
+        let (parent, name) = self.existing_parent(key).ok()??;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&*parent, name, flags, Mode::empty()).ok()?;
+        let stat = rustix::fs::fstat(&file).ok()?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        (is_file && signature_of(&stat).0.is_still(remembered)).then(|| file.into())
+    }
+
     /// A directory or a device of that name would not be replaced by the rename, or should not.
     fn check_free(&self, key: &Key, parent: &OwnedFd, name: &str) -> Result<()> {
         match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -365,6 +377,24 @@ impl Staged {
         Ok(())
     }
 
+    /// Fills it with the content of `file`: shared blocks where the file system can, else a copy
+    /// within the kernel.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn copy_from(&self, file: &File, bytes: u64) -> Result<()> {
+        let Some(own) = &self.file else {
+            return Ok(());
+        };
+        if rustix::fs::ioctl_ficlone(own, file).is_ok() {
+            return Ok(());
+        }
+        let (mut from, mut to) = (file, own);
+        from.rewind().and_then(|()| to.rewind()).map_err(|e| self.write_error(e))?;
+        let copied = std::io::copy(&mut from.take(bytes), &mut to);
+        copied.map(drop).map_err(|e| self.write_error(e))
+    }
+
     /// Feeds what was written to `sink`, 256 KiB at a time.
     ///
     /// # Errors
@@ -413,11 +443,12 @@ impl Staged {
         set.map_err(|e| self.write_error(e.into()))
     }
 
-    /// Gives it its name, in place of what had it.
+    /// Gives it its name, in place of what had it. Answers how it looks then: its signature and
+    /// `st_mode`.
     ///
     /// # Errors
     /// `Refused` where a directory has taken the name since, or `Write`.
-    pub fn land(mut self) -> Result<()> {
+    pub fn land(mut self) -> Result<(Signature, u32)> {
         let slot = &mut self.slot;
         let segments =
             slot.key.segments().map_err(|reason| slot.tree.refused(&slot.key, &reason))?;
@@ -427,7 +458,12 @@ impl Staged {
         match renamed {
             Ok(()) => {
                 slot.landed = true;
-                Ok(())
+                let stat = match &self.file {
+                    Some(file) => rustix::fs::fstat(file),
+                    None => rustix::fs::statat(&*slot.parent, *name, AtFlags::SYMLINK_NOFOLLOW),
+                };
+                let stat = stat.map_err(|e| slot.tree.write_error(&slot.key, e))?;
+                Ok(signature_of(&stat))
             }
             Err(Errno::ISDIR) => Err(slot.tree.refused(&slot.key, &Refusal::DirectoryInTheWay)),
             Err(error) => Err(slot.tree.write_error(&slot.key, error)),
@@ -453,7 +489,7 @@ mod tests {
     fn write(tree: &Arc<Tree>, key: &str, content: &'static [u8]) -> Result<()> {
         let staged = tree.stage(&Key::new(key))?;
         staged.write_at(&[Bytes::from_static(content)], 0)?;
-        staged.land()
+        staged.land().map(drop)
     }
 
     #[test]

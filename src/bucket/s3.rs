@@ -3,8 +3,8 @@
 use super::door::{Door, Request, body_error_kind, encode_into};
 use super::xml;
 use super::{
-    Bucket, Content, KEPT_HEADERS, Metadata, ObjectInfo, ObjectRef, Page, PageRequest, PartOrigin,
-    PartRef, PartTag, Payload,
+    Bucket, Checksum, Content, KEPT_HEADERS, Metadata, ObjectInfo, ObjectRef, Page, PageRequest,
+    PartOrigin, PartRef, PartTag, Payload,
 };
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::fingerprint::ETag;
@@ -19,6 +19,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 const METADATA_PREFIX: &str = "x-amz-meta-";
+/// Asks for the checksums that the server keeps.
+const CHECKSUM_MODE: &str = "x-amz-checksum-mode";
 
 /// What the buckets of one endpoint share.
 #[derive(Debug)]
@@ -121,10 +123,12 @@ impl S3Bucket {
             None => text("content-length").and_then(|length| length.parse().ok()),
         };
         let size = size.ok_or_else(|| self.protocol(key, "it has no length"))?;
+        let etag = ETag::parse(text("etag").unwrap_or_default());
         let metadata = headers.iter().filter_map(|(name, value)| {
             let name = name.as_str().strip_prefix(METADATA_PREFIX)?;
             Some((name.to_owned(), value.to_str().ok()?.to_owned()))
         });
+        let is_multipart = matches!(etag, ETag::Multipart(..));
         let kept = |name: &&'static str| Some((*name, text(name)?.to_owned()));
         let headers_kept = KEPT_HEADERS.iter().filter_map(kept).collect();
         let is_kms = text("x-amz-server-side-encryption").is_some_and(|name| name != "AES256");
@@ -132,7 +136,8 @@ impl S3Bucket {
         Ok(ObjectInfo {
             size,
             etag_is_hash: !is_kms && !is_customer,
-            etag: ETag::parse(text("etag").unwrap_or_default()),
+            checksum: whole_checksum(&text, is_multipart),
+            etag,
             modified: text("last-modified").map(str::to_owned),
             headers: headers_kept,
             metadata: Metadata(metadata.collect()),
@@ -146,7 +151,8 @@ impl S3Bucket {
         if_match: Option<&ETag>,
     ) -> Result<Content> {
         let shown = self.shown(key);
-        let mut request = Request::new(Method::GET, self.object_url(key)?, &shown);
+        let mut request = Request::new(Method::GET, self.object_url(key)?, &shown)
+            .header(CHECKSUM_MODE, "ENABLED")?;
         if let Some(range) = &range {
             let value = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
             request = request.header("range", &value)?;
@@ -268,14 +274,17 @@ impl S3Bucket {
         &self,
         source: &ObjectRef,
         key: &str,
-        metadata: Option<&Metadata>,
+        described: Option<&ObjectInfo>,
     ) -> Result<()> {
         let shown = self.shown(key);
         let mut request =
             from_source(Request::new(Method::PUT, self.object_url(key)?, &shown), source)?;
-        if let Some(metadata) = metadata {
+        if let Some(described) = described {
             request = request.header("x-amz-metadata-directive", "REPLACE")?;
-            add_metadata(&mut request.headers, metadata);
+            for (name, value) in &described.headers {
+                request = request.header(name, value)?;
+            }
+            add_metadata(&mut request.headers, &described.metadata);
         }
         self.door().ask(&request).await.map(drop)
     }
@@ -321,10 +330,29 @@ impl S3Bucket {
 
     async fn look(&self, key: &str) -> Result<ObjectInfo> {
         let shown = self.shown(key);
-        let request = Request::new(Method::HEAD, self.object_url(key)?, &shown);
+        let request = Request::new(Method::HEAD, self.object_url(key)?, &shown)
+            .header(CHECKSUM_MODE, "ENABLED")?;
         let response = self.door().send(&request).await?;
         self.info(key, response.headers())
     }
+}
+
+/// The checksum of the whole content; that of parts' checksums (`COMPOSITE`) tells too little.
+fn whole_checksum<'a>(
+    header: &impl Fn(&'static str) -> Option<&'a str>,
+    is_multipart: bool,
+) -> Option<Checksum> {
+    let is_whole = match header("x-amz-checksum-type") {
+        Some(kind) => kind == "FULL_OBJECT",
+        None => !is_multipart,
+    };
+    let value = |name| header(name).and_then(|text| BASE64.decode(text).ok());
+    let sha256 = || Some(Checksum::Sha256(value("x-amz-checksum-sha256")?.try_into().ok()?));
+    let crc64 = || {
+        let bytes = value("x-amz-checksum-crc64nvme")?.try_into().ok()?;
+        Some(Checksum::Crc64Nvme(u64::from_be_bytes(bytes)))
+    };
+    is_whole.then(|| sha256().or_else(crc64)).flatten()
 }
 
 fn gone_is_fine(outcome: Result<()>) -> Result<()> {
@@ -359,6 +387,10 @@ impl Bucket for S3Bucket {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn address(&self) -> String {
+        self.base.clone()
     }
 
     fn endpoint_id(&self) -> String {
@@ -434,9 +466,9 @@ impl Bucket for S3Bucket {
         &'a self,
         source: &'a ObjectRef,
         key: &'a str,
-        metadata: Option<&'a Metadata>,
+        described: Option<&'a ObjectInfo>,
     ) -> BoxFuture<'a, Result<()>> {
-        self.copy_object(source, key, metadata).boxed()
+        self.copy_object(source, key, described).boxed()
     }
 
     fn delete<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<Vec<(String, Error)>>> {

@@ -5,13 +5,15 @@
 //! disk: a group of files is made durable by one `syncfs`, then renamed.
 
 use super::parts::{PARTS_IN_FLIGHT, ranges};
-use super::{Attempts, Context, blocking};
+use super::proof::{Finding, Proof};
+use super::{Attempts, Context, Ended, blocking};
 use crate::bucket::{Bucket, Metadata, ObjectInfo};
+use crate::catalog::{Change, Parts, Record, Stamp};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Event, Outcome};
-use crate::fingerprint::{Blake3, ETag, MIB, part_size_candidates};
-use crate::hash::{ETagHasher, PartHasher, merge_parts};
+use crate::fingerprint::{Blake3, ETag, MIB};
+use crate::hash::{PartHasher, group_parts, is_settled, merge_parts};
 use crate::key::Key;
 use crate::tree::{Staged, Tree};
 use blake3::hazmat::ChainingValue;
@@ -45,107 +47,30 @@ pub(crate) struct Download {
 
 /// A file that is written and verified, but has not got its name yet.
 pub(crate) struct Landing {
-    staged: Option<Staged>,
+    fetched: Fetched,
     pub entry: Entry,
-    unverified: bool,
 }
 
-/// How a content can be proven right.
-#[derive(Clone, Debug)]
-pub(crate) struct Verify {
+/// A content on its way to a name.
+struct Fetched {
+    /// None for a directory.
+    staged: Option<Staged>,
+    /// Fetched, or copied from another file here.
+    deed: Deed,
     blake3: Option<Blake3>,
-    etag: ETag,
-    part_sizes: Vec<u64>,
+    parts: Option<Parts>,
+    finding: Finding,
 }
 
-/// What [`Verify`] hashes with: BLAKE3 where it is recorded, else for the ETag, else nothing.
-pub(crate) enum Hasher {
-    Blake3(Box<blake3::Hasher>),
-    ETag(ETagHasher),
-    Nothing,
-}
-
-impl Hasher {
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Blake3(hasher) => {
-                hasher.update(bytes);
-            }
-            Self::ETag(hasher) => hasher.update(bytes),
-            Self::Nothing => {}
+/// The error where the content is not what the object's own hash says.
+fn agree(what: impl FnOnce() -> String, finding: Finding) -> Result<Finding> {
+    match finding {
+        Finding::Proven | Finding::Unproven => Ok(finding),
+        Finding::Disproven => {
+            let cause = "the bytes that arrived do not have its hash";
+            Err(Error::new(ErrorKind::Corrupt, what(), cause))
         }
     }
-}
-
-impl Verify {
-    pub(crate) fn new(info: &ObjectInfo) -> Self {
-        let size = info.size;
-        let etag = if info.etag_is_hash { info.etag.clone() } else { ETag::Opaque("".into()) };
-        let part_sizes = match etag {
-            ETag::Multipart(_, parts) => match info.metadata.part_bytes() {
-                Some(part) if size.div_ceil(part).max(1) == u64::from(parts) => vec![part],
-                _ => part_size_candidates(size, parts).collect(),
-            },
-            ETag::Md5(_) | ETag::Opaque(_) => Vec::new(),
-        };
-        Self { blake3: info.metadata.blake3(), etag, part_sizes }
-    }
-
-    /// The part sizes that the ETag may be made of.
-    pub(crate) fn part_sizes(&self) -> &[u64] {
-        &self.part_sizes
-    }
-
-    /// True where the ETag can be computed from the content.
-    pub(crate) fn is_etag_computable(&self) -> bool {
-        matches!(self.etag, ETag::Md5(_)) || !self.part_sizes.is_empty()
-    }
-
-    /// What proves most for least.
-    pub(crate) fn hasher(&self) -> Hasher {
-        if self.blake3.is_some() {
-            return Hasher::Blake3(Box::default());
-        }
-        if self.is_etag_computable() {
-            return Hasher::ETag(ETagHasher::new(&self.part_sizes));
-        }
-        Hasher::Nothing
-    }
-
-    /// True where the content in `frames` is proven, false where it can't be.
-    pub(crate) fn check(&self, what: impl FnOnce() -> String, frames: &[Bytes]) -> Result<bool> {
-        let mut hasher = self.hasher();
-        for frame in frames {
-            hasher.update(frame);
-        }
-        self.conclude(what, hasher)
-    }
-
-    /// True where the hashed content is proven. An MD5 must agree; a multipart ETag proves the
-    /// content where it agrees with a guessed part size, and where it doesn't, the guess may be what
-    /// is wrong.
-    pub(crate) fn conclude(&self, what: impl FnOnce() -> String, hasher: Hasher) -> Result<bool> {
-        match hasher {
-            Hasher::Blake3(hasher) => {
-                agree(what, Some(Blake3::from(hasher.finalize())) == self.blake3)
-            }
-            Hasher::ETag(hasher) => {
-                let agrees = hasher.finish().contains(&self.etag);
-                match self.etag {
-                    ETag::Md5(_) => agree(what, agrees),
-                    ETag::Multipart(..) | ETag::Opaque(_) => Ok(agrees),
-                }
-            }
-            Hasher::Nothing => Ok(false),
-        }
-    }
-}
-
-fn agree(what: impl FnOnce() -> String, agrees: bool) -> Result<bool> {
-    if agrees {
-        return Ok(true);
-    }
-    Err(Error::new(ErrorKind::Corrupt, what(), "the bytes that arrived do not have its hash"))
 }
 
 /// Fetches one object up to the point where it can land.
@@ -165,7 +90,7 @@ pub(crate) async fn download(
         }
     };
     match fetched {
-        Ok((staged, verified)) => Ok(Landing { staged, entry, unverified: !verified }),
+        Ok(fetched) => Ok(Landing { fetched, entry }),
         Err(error) => Err(Box::new(failed(entry.key, error))),
     }
 }
@@ -183,17 +108,55 @@ struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    /// The file that is ready to land, none for a directory; and whether it is proven.
-    async fn once(&self) -> Result<(Option<Staged>, bool)> {
+    /// What is ready to land.
+    async fn once(&self) -> Result<Fetched> {
         let entry = self.entry;
         self.context.observer.event(&Event::Started { key: &entry.key, bytes: entry.size });
         if entry.is_directory() {
             let (tree, key) = (Arc::clone(self.tree), entry.key.clone());
-            return blocking(move || tree.make_directory(&key)).await.map(|()| (None, true));
+            blocking(move || tree.make_directory(&key)).await?;
+            let (deed, finding) = (Deed::Download, Finding::Proven);
+            return Ok(Fetched { staged: None, deed, blake3: None, parts: None, finding });
         }
-        let (staged, verified) =
-            if entry.size <= RANGE_BYTES { self.whole().await? } else { self.ranges().await? };
-        Ok((Some(staged), verified))
+        if let Some(copied) = self.copy_twin().await {
+            return Ok(copied);
+        }
+        if entry.size <= RANGE_BYTES { self.whole().await } else { self.ranges().await }
+    }
+
+    /// Copies a file of the target directory that has the object's content, if there is one: found by
+    /// the ETag that its own object had, or, where a HEAD costs little beside the content, by the
+    /// recorded BLAKE3.
+    async fn copy_twin(&self) -> Option<Fetched> {
+        let catalog = self.context.twins.clone().filter(|_| self.entry.size > 0)?;
+        let (etag, size) = (self.entry.etag()?.clone(), self.entry.size);
+        let by_etag = {
+            let (catalog, etag) = (Arc::clone(&catalog), etag.clone());
+            blocking(move || catalog.twins_by_etag(&etag, size)).await
+        };
+        let mut twins = self.context.looked_up(by_etag);
+        if twins.is_empty() && size <= RANGE_BYTES {
+            return None;
+        }
+        let info = self.bucket.head(self.object_key).await.ok().filter(|info| info.etag == etag)?;
+        let blake3 = info.metadata.blake3();
+        if let (true, Some(blake3)) = (twins.is_empty(), blake3) {
+            twins = self.context.looked_up(blocking(move || catalog.twins(blake3, size)).await);
+        }
+        let proof = Proof::of(&info);
+        if info.metadata.is_symlink() || !proof.is_something() {
+            return None;
+        }
+        let (tree, key) = (Arc::clone(self.tree), self.entry.key.clone());
+        blocking(move || {
+            twins.into_iter().find_map(|twin| {
+                let copied = copy_local(&tree, &key, &twin, &info, &proof);
+                copied
+                    .inspect_err(|error| tracing::debug!(%error, "fetching what was not copied"))
+                    .ok()?
+            })
+        })
+        .await
     }
 
     fn what(&self) -> String {
@@ -210,15 +173,17 @@ impl Fetch<'_> {
         self.context.observer.event(&Event::Moved { key: &self.entry.key, bytes });
     }
 
-    async fn whole(&self) -> Result<(Staged, bool)> {
+    async fn whole(&self) -> Result<Fetched> {
         let _memory = self.context.budget.take(self.entry.size).await;
         let (info, frames) = self.collect().await?;
         self.moved(self.entry.size);
         let (tree, key, what) = (Arc::clone(self.tree), self.entry.key.clone(), self.what());
         blocking(move || {
-            let verify = Verify::new(&info);
-            let verified = verify.check(|| what, &frames)?;
-            Ok((write_whole(&tree, &key, &info.metadata, &frames)?, verified))
+            let (blake3, finding) = Proof::of(&info).check(&frames);
+            let finding = agree(|| what, finding)?;
+            let staged = Some(write_whole(&tree, &key, &info.metadata, &frames)?);
+            let deed = Deed::Download;
+            Ok(Fetched { staged, deed, blake3: Some(blake3), parts: None, finding })
         })
         .await
     }
@@ -268,7 +233,7 @@ impl Fetch<'_> {
         )
     }
 
-    async fn ranges(&self) -> Result<(Staged, bool)> {
+    async fn ranges(&self) -> Result<Fetched> {
         let size = self.entry.size;
         let (tree, key) = (Arc::clone(self.tree), self.entry.key.clone());
         let staged = blocking(move || {
@@ -286,10 +251,12 @@ impl Fetch<'_> {
         let info = info.into_inner().ok_or_else(|| self.wrong_length())?;
         let what = self.what();
         blocking(move || {
-            let verified = verify_parts(what, &info, &values, &staged)?;
+            let (blake3, finding) = verify_parts(what, &info, &values, &staged)?;
             staged.set_attributes(info.metadata.mode(), info.metadata.mtime())?;
             let staged = Arc::into_inner(staged).expect("all ranges have ended");
-            Ok((staged, verified))
+            let parts = Some(parts_of(&info, values));
+            let deed = Deed::Download;
+            Ok(Fetched { staged: Some(staged), deed, blake3: Some(blake3), parts, finding })
         })
         .await
     }
@@ -386,22 +353,63 @@ impl Writer<'_> {
     }
 }
 
-/// The standard hash of all ranges; or, where no BLAKE3 is recorded, the ETag by reading back.
+/// The standard hash of all ranges, and whether it is the object's: where no BLAKE3 is recorded, what
+/// else there is, by reading back.
 fn verify_parts(
     what: String,
     info: &ObjectInfo,
     values: &[ChainingValue],
     staged: &Staged,
-) -> Result<bool> {
-    let verify = Verify::new(info);
-    if let Some(expected) = verify.blake3 {
-        return agree(|| what, merge_parts(values) == expected);
+) -> Result<(Blake3, Finding)> {
+    let proof = Proof::of(info);
+    let blake3 = merge_parts(values);
+    let finding = match proof {
+        Proof::Blake3(expected) if blake3 == expected => Finding::Proven,
+        Proof::Blake3(_) => Finding::Disproven,
+        Proof::Nothing => Finding::Unproven,
+        Proof::Md5(_) | Proof::Checksum(_) | Proof::Parts { .. } => {
+            let mut hasher = proof.hasher();
+            staged.read_back(|bytes| hasher.update(bytes))?;
+            proof.conclude(hasher).1
+        }
+    };
+    agree(|| what, finding).map(|finding| (blake3, finding))
+}
+
+/// The hashes of the ranges as those of the object's own parts, where these are larger.
+fn parts_of(info: &ObjectInfo, values: Vec<ChainingValue>) -> Parts {
+    let is_larger = |part: &u64| part.is_power_of_two() && (RANGE_BYTES..info.size).contains(part);
+    let part_bytes = info.metadata.part_bytes().filter(is_larger).unwrap_or(RANGE_BYTES);
+    let group = usize::try_from(part_bytes / RANGE_BYTES).unwrap_or(1);
+    let hashes = if group > 1 { group_parts(&values, group) } else { values };
+    Parts { part_bytes, hashes, md5s: Vec::new() }
+}
+
+/// Stages the content of another file of the directory, if that is what the object holds.
+fn copy_local(
+    tree: &Arc<Tree>,
+    key: &Key,
+    twin: &Record,
+    info: &ObjectInfo,
+    proof: &Proof,
+) -> Result<Option<Fetched>> {
+    let Some(Stamp::File { signature, .. }) = &twin.target else {
+        return Ok(None);
+    };
+    let Some(file) = tree.open_unchanged(&twin.key, signature) else {
+        return Ok(None);
+    };
+    let staged = tree.stage(key)?;
+    staged.copy_from(&file, info.size)?;
+    let mut hasher = proof.hasher();
+    staged.read_back(|bytes| hasher.update(bytes))?;
+    let (blake3, finding) = proof.conclude(hasher);
+    if finding != Finding::Proven {
+        return Ok(None);
     }
-    let mut hasher = verify.hasher();
-    if let Hasher::ETag(_) = hasher {
-        staged.read_back(|bytes| hasher.update(bytes))?;
-    }
-    verify.conclude(|| what, hasher)
+    staged.set_attributes(info.metadata.mode(), info.metadata.mtime())?;
+    let (staged, blake3) = (Some(staged), Some(blake3));
+    Ok(Some(Fetched { staged, deed: Deed::Copy, blake3, parts: None, finding }))
 }
 
 fn write_whole(
@@ -423,27 +431,40 @@ fn write_whole(
 
 /// Makes a group of files durable and gives them their names. Where the disk fails, none of them is
 /// said to be done.
-pub(crate) async fn commit(tree: Arc<Tree>, group: Vec<Landing>) -> Vec<Outcome> {
+pub(crate) async fn commit(tree: Arc<Tree>, group: Vec<Landing>) -> Vec<Ended> {
     blocking(move || {
         let synced = tree.sync();
-        let land = |landing: Landing| {
-            let result = match (&synced, landing.staged) {
-                (Err(error), _) => Err(Error::new(
-                    ErrorKind::Write,
-                    format!("cannot write {}", landing.entry.key),
-                    error.cause(),
-                )),
-                (Ok(()), None) => Ok(()),
-                (Ok(()), Some(staged)) => staged.land(),
-            };
-            Outcome {
-                key: landing.entry.key,
-                deed: Deed::Download,
-                result: result.map(|()| landing.entry.size),
-                unverified: landing.unverified,
-            }
-        };
-        group.into_iter().map(land).collect()
+        group.into_iter().map(|landing| land(landing, synced.as_ref())).collect()
     })
     .await
+}
+
+fn land(landing: Landing, synced: Result<&(), &Error>) -> Ended {
+    let Landing { fetched, entry } = landing;
+    let Fetched { staged, deed, blake3, parts, finding } = fetched;
+    let landed = match (synced, staged) {
+        (Err(error), _) => {
+            let what = format!("cannot write {}", entry.key);
+            Err(Error::new(ErrorKind::Write, what, error.cause()))
+        }
+        (Ok(()), None) => Ok(None),
+        (Ok(()), Some(staged)) => staged.land().map(Some),
+    };
+    let (result, looks) = match landed {
+        Ok(looks) => (Ok(entry.size), looks),
+        Err(error) => (Err(error), None),
+    };
+    let change = looks.map(|(signature, mode)| {
+        let record = Record {
+            key: entry.key.clone(),
+            size: entry.size,
+            blake3,
+            source: Stamp::of(&entry),
+            target: is_settled(&signature).then_some(Stamp::File { signature, mode }),
+            drifted: false,
+        };
+        Change::Put(Box::new(record), parts)
+    });
+    let unverified = finding == Finding::Unproven;
+    Ended { outcome: Outcome { key: entry.key, deed, result, unverified }, change }
 }

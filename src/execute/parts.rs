@@ -1,6 +1,6 @@
 //! What uploads and copies in parts share: their ranges, and the proof that the object is whole.
 
-use crate::bucket::{Bucket, PartTag};
+use crate::bucket::{Bucket, ObjectInfo, PartTag};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::{ETag, Md5Bytes};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(super) async fn finish(
     id: &str,
     parts: &[PartTag],
     size: u64,
-) -> Result<()> {
+) -> Result<ObjectInfo> {
     let completed = match bucket.complete_upload(key, id, parts).await {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         completed => completed.is_ok(),
@@ -37,10 +37,11 @@ pub(super) async fn finish(
         let cause = "the object is not made of the parts that were sent";
         return Err(Error::new(ErrorKind::Corrupt, what, cause));
     }
-    Ok(())
+    Ok(info)
 }
 
-fn md5_of(etag: &str) -> Option<Md5Bytes> {
+/// The MD5 that a part's entity tag is.
+pub(super) fn md5_of(etag: &str) -> Option<Md5Bytes> {
     match ETag::parse(etag) {
         ETag::Md5(md5) => Some(md5),
         ETag::Multipart(..) | ETag::Opaque(_) => None,

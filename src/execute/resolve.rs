@@ -1,18 +1,22 @@
 //! Settles what sizes alone could not: hashes a file, asks for an object's metadata.
 //!
-//! An MD5 ETag is compared by reading the file. A multipart ETag asks the server first: one HEAD for
-//! the recorded BLAKE3 costs less than the MD5 of more than 16 MiB.
+//! What is remembered of one side spares its reading, or the question to the server. An MD5 ETag is
+//! compared by reading the file. A multipart ETag asks the server first: one HEAD for the recorded
+//! BLAKE3 costs less than the MD5 of more than 16 MiB.
 
+use super::inspect::{inspect, remembered};
+use super::proof::{Finding, Proof};
 use super::upload::hash_file;
-use super::{Context, Verify, blocking};
-use crate::bucket::{Bucket, ObjectInfo};
-use crate::entry::{Entry, EntryKind, Signature};
+use super::{Context, SMALL_BYTES, blocking};
+use crate::bucket::{Bucket, Metadata, ObjectInfo};
+use crate::catalog::{Record, Stamp};
+use crate::entry::{Entry, EntryKind, Origin};
 use crate::error::{ErrorKind, Result};
 use crate::fingerprint::{Blake3, ETag};
-use crate::hash::{ETagHasher, Source, read_link};
-use crate::plan::compare::{Verdict, compare_blake3, compare_etag};
+use crate::hash::{FileHash, Source, is_settled, read_link};
+use crate::plan::compare::{CompareBy, Verdict, compare_blake3, is_same_type};
 use crate::plan::{Pair, SameBy, Why};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Where one side's content is.
@@ -29,69 +33,248 @@ pub(crate) struct Question {
     pub pair: Pair,
     pub source: Content,
     pub target: Content,
+    pub by: CompareBy,
+}
+
+/// What came of a question.
+pub(crate) struct Answer {
+    /// The pair; where it is the same, with the record of that.
+    pub pair: Pair,
+    pub verdict: Result<Verdict>,
+    /// The hash of the local side, where it was read.
+    pub hash: Option<FileHash>,
+    /// What is not as it should be, where every byte was read.
+    pub disagreements: Vec<String>,
+}
+
+/// What was found out about one pair.
+struct Found {
+    verdict: Verdict,
+    hash: Option<FileHash>,
+    /// The hash of the content, where it is the same.
+    blake3: Option<Blake3>,
+    /// The object's metadata, where it was asked for.
+    metadata: Option<Metadata>,
+    disagreements: Vec<String>,
+}
+
+impl Found {
+    fn of(verdict: Verdict, hash: Option<FileHash>) -> Self {
+        let blake3 = hash.as_ref().map(|hash| hash.blake3);
+        Self { verdict, hash, blake3, metadata: None, disagreements: Vec::new() }
+    }
 }
 
 impl Question {
     /// The local side, if one is, and the remote one.
-    fn sides(&self) -> Option<(Local, Remote<'_>)> {
+    fn sides(&self) -> Option<(Local<'_>, Remote<'_>)> {
+        let pair = &self.pair;
         let (entry, path, other, content) = match (&self.source, &self.target) {
-            (Content::Local(path), remote) => (&self.pair.source, path, &self.pair.target, remote),
-            (remote, Content::Local(path)) => (&self.pair.target, path, &self.pair.source, remote),
+            (Content::Local(path), remote) => (&pair.source, path, &pair.target, remote),
+            (remote, Content::Local(path)) => (&pair.target, path, &pair.source, remote),
             (Content::Remote { .. }, Content::Remote { .. }) => return None,
         };
         let Content::Remote { bucket, object_key } = content else {
             return None;
         };
-        let remote = Remote { bucket, object_key, etag: other.etag()?, listed: other };
-        Some((Local::of(entry, path.clone()), remote))
+        Some((
+            Local { entry, path },
+            Remote { bucket, object_key, etag: other.etag()?, listed: other },
+        ))
+    }
+
+    /// What is remembered, and may be trusted.
+    fn record(&self) -> Option<&Record> {
+        self.pair.record.as_deref().filter(|_| self.by == CompareBy::Content)
+    }
+
+    /// The remembered hash of one side, where that still looks the same.
+    fn known(&self, side: Side) -> Option<Blake3> {
+        let record = self.record()?;
+        let source_side = match self.source {
+            Content::Local(_) => Side::Local,
+            Content::Remote { .. } => Side::Remote,
+        };
+        let knows = match source_side == side {
+            true => record.knows_source(&self.pair.source),
+            false => record.knows_target(&self.pair.target),
+        };
+        record.blake3.filter(|_| knows)
+    }
+
+    /// How the file is to be read before anything is asked.
+    fn first_read(&self) -> Option<FirstRead> {
+        let (local, remote) = self.sides()?;
+        if local.entry.size == 0 || self.by == CompareBy::Bytes || self.known(Side::Local).is_some()
+        {
+            return None;
+        }
+        let proof = match (self.known(Side::Remote), remote.etag) {
+            // Large ones are read by parts, on several threads.
+            (Some(_), _) if local.entry.size > SMALL_BYTES => return None,
+            (Some(blake3), _) => Proof::Blake3(blake3),
+            (None, ETag::Md5(md5)) => Proof::Md5(*md5),
+            (None, ETag::Multipart(..) | ETag::Opaque(_)) => return None,
+        };
+        Some(FirstRead { entry: local.entry.clone(), path: local.path.to_owned(), proof })
+    }
+
+    /// Writes down what was found out.
+    fn conclude(mut self, found: Result<Found>) -> Answer {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                let (verdict, disagreements) = (Err(error), Vec::new());
+                return Answer { pair: self.pair, verdict, hash: None, disagreements };
+            }
+        };
+        let Found { verdict, hash, blake3, metadata, disagreements } = found;
+        if matches!(verdict, Verdict::Same(_)) && self.by != CompareBy::Bytes {
+            let settled = hash.as_ref().is_none_or(|hash| hash.settled);
+            let record = self.record_of_same(blake3, metadata.as_ref(), settled);
+            self.pair.record = Some(Box::new(record));
+        }
+        Answer { pair: self.pair, verdict: Ok(verdict), hash, disagreements }
+    }
+
+    fn record_of_same(
+        &self,
+        blake3: Option<Blake3>,
+        metadata: Option<&Metadata>,
+        settled: bool,
+    ) -> Record {
+        let Pair { source, target, .. } = &self.pair;
+        let mut record = Record::of_same(source, target, blake3);
+        for stamp in [&mut record.source, &mut record.target] {
+            if !settled && matches!(stamp, Some(Stamp::File { .. })) {
+                *stamp = None;
+            }
+        }
+        record.drifted = match &source.origin {
+            Origin::Remote { .. } => false,
+            Origin::Local { signature, mode } => match (metadata, self.record()) {
+                (Some(metadata), _) => !metadata.is_of(signature.modified, *mode),
+                (None, Some(before)) => {
+                    before.drifted
+                        || !before.knows_target(target)
+                        || !before.is_of(signature.modified, *mode)
+                }
+                (None, None) => true,
+            },
+        };
+        record
     }
 }
 
-type Hashes = (Blake3, Vec<ETag>);
-
-/// Answers questions by content, in any order; never with [`Verdict::NeedsHash`].
-pub(crate) async fn resolve(
-    context: &Context<'_>,
-    questions: Vec<Question>,
-) -> Vec<(Pair, Result<Verdict>)> {
-    let md5s: Vec<Option<Local>> = questions.iter().map(local_md5).collect();
-    let turn = context.hashing().await;
-    let hashed = blocking(move || {
-        let hash = |local: Option<Local>| local.map(|local| local.etags(&[]));
-        md5s.into_iter().map(hash).collect::<Vec<Option<Result<Hashes>>>>()
-    })
-    .await;
-    drop(turn);
-    let answers = questions.into_iter().zip(hashed).map(|(question, hashes)| async move {
-        let answer = answer(context, &question, hashes).await;
-        (question.pair, answer)
-    });
-    futures::future::join_all(answers).await
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Local,
+    Remote,
 }
 
-/// The file of a question that its MD5 is likely to answer.
-fn local_md5(question: &Question) -> Option<Local> {
-    let (local, remote) = question.sides()?;
-    matches!(remote.etag, ETag::Md5(_)).then_some(local)
+/// A file to read, and what to compare it with.
+struct FirstRead {
+    entry: Entry,
+    path: PathBuf,
+    proof: Proof,
+}
+
+/// What a file hashes to, and whether that is what was expected.
+type Read = (FileHash, Finding);
+
+/// Answers questions by content, in any order; never with [`Verdict::NeedsHash`].
+pub(crate) async fn resolve(context: &Context<'_>, questions: Vec<Question>) -> Vec<Answer> {
+    let reads: Vec<Option<FirstRead>> = questions.iter().map(Question::first_read).collect();
+    let bytes = reads.iter().flatten().map(|first| first.entry.size).sum();
+    let hashed = if reads.iter().any(Option::is_some) {
+        let _turn = context.hashing().await;
+        blocking(move || {
+            let read = |first: FirstRead| read_for(&first.entry, &first.path, &first.proof);
+            reads.into_iter().map(|first| first.map(read)).collect()
+        })
+        .await
+    } else {
+        reads.iter().map(|_| None).collect::<Vec<Option<Result<Read>>>>()
+    };
+    if bytes > 0 {
+        context.read(bytes);
+    }
+    let answers = questions.into_iter().zip(hashed).map(|(question, read)| async move {
+        let found = answer(context, &question, read).await;
+        question.conclude(found)
+    });
+    futures::future::join_all(answers).await
 }
 
 async fn answer(
     context: &Context<'_>,
     question: &Question,
-    hashes: Option<Result<Hashes>>,
-) -> Result<Verdict> {
-    if let Some((local, remote)) = question.sides() {
-        return match hashes {
-            Some(hashes) => by_md5(hashes?, &remote).await,
-            None => by_head(context, &local, &remote).await,
-        };
+    read: Option<Result<Read>>,
+) -> Result<Found> {
+    if question.by == CompareBy::Bytes {
+        return by_bytes(context, question).await;
     }
+    if question.pair.source.size == 0 {
+        let mut found = Found::of(Verdict::Same(SameBy::Empty), None);
+        found.blake3 = Some(Blake3::of(b""));
+        return Ok(found);
+    }
+    let Some((local, remote)) = question.sides() else {
+        return across(question).await;
+    };
+    let read = read.transpose()?;
+    if let Some(expected) = question.known(Side::Remote) {
+        let hash = match read {
+            Some((hash, _)) => hash,
+            None => local.hash_by_parts(context).await?,
+        };
+        let verdict = compare_blake3(Some(hash.blake3), Some(expected));
+        let object_mode = question.record().and_then(Record::mode);
+        return Ok(Found::of(of_type(verdict, local.entry, object_mode), Some(hash)));
+    }
+    match read {
+        Some((hash, Finding::Proven)) => Ok(Found::of(Verdict::Same(SameBy::ETag), Some(hash))),
+        // An encrypted object's ETag may look like an MD5 and be none.
+        Some((hash, Finding::Disproven | Finding::Unproven)) => {
+            by_head(context, &local, &remote, Some(hash.blake3), Some(hash)).await
+        }
+        None => by_head(context, &local, &remote, question.known(Side::Local), None).await,
+    }
+}
+
+/// Every byte of both sides.
+async fn by_bytes(context: &Context<'_>, question: &Question) -> Result<Found> {
+    let Question { pair, source, target, .. } = question;
+    let record = pair.record.as_deref();
+    let (source, target) = futures::try_join!(
+        inspect(context, source, &pair.source, remembered(record, &pair.source)),
+        inspect(context, target, &pair.target, remembered(record, &pair.target)),
+    )?;
+    let mut found = Found::of(compare_blake3(Some(source.blake3), Some(target.blake3)), None);
+    found.blake3 = Some(source.blake3);
+    found.disagreements = [source.disagreements, target.disagreements].concat();
+    Ok(found)
+}
+
+/// The same content is not enough where one is a link and the other is not.
+fn of_type(verdict: Verdict, local: &Entry, object_mode: Option<u32>) -> Verdict {
+    match verdict {
+        Verdict::Same(_) if !is_same_type(local, object_mode) => Verdict::Different(Why::Content),
+        other => other,
+    }
+}
+
+/// Two objects.
+async fn across(question: &Question) -> Result<Found> {
     let source = look_at(&question.source, &question.pair.source).await?;
     let target = look_at(&question.target, &question.pair.target).await?;
-    Ok(match (source, target) {
-        (Some(a), Some(b)) => compare_blake3(a.metadata.blake3(), b.metadata.blake3()),
-        _ => Verdict::Different(Why::Content),
-    })
+    let (Some(source), Some(target)) = (source, target) else {
+        return Ok(Found::of(Verdict::Different(Why::Content), None));
+    };
+    let blake3 = source.metadata.blake3();
+    let mut found = Found::of(compare_blake3(blake3, target.metadata.blake3()), None);
+    found.blake3 = blake3;
+    Ok(found)
 }
 
 async fn look_at(content: &Content, listed: &Entry) -> Result<Option<ObjectInfo>> {
@@ -108,75 +291,98 @@ struct Remote<'a> {
     listed: &'a Entry,
 }
 
-impl Remote<'_> {
-    async fn look(&self) -> Result<Option<ObjectInfo>> {
-        look(self.bucket, self.object_key, self.listed).await
-    }
+struct Local<'a> {
+    entry: &'a Entry,
+    path: &'a Path,
 }
 
-#[derive(Clone)]
-struct Local {
-    path: PathBuf,
-    kind: EntryKind,
-    signature: Option<Signature>,
-    size: u64,
-}
-
-impl Local {
-    fn of(entry: &Entry, path: PathBuf) -> Self {
-        Self { path, kind: entry.kind, signature: entry.signature(), size: entry.size }
-    }
-
+impl Local<'_> {
     fn open(&self) -> Result<Source> {
-        let signature = self.signature.expect("a local entry has a signature");
-        Source::open(&self.path, signature)
+        open(self.entry, self.path)
     }
 
-    /// BLAKE3 and the ETags for `part_sizes` (with none: the MD5), in one read. Blocks.
-    fn etags(&self, part_sizes: &[u64]) -> Result<Hashes> {
-        if self.kind == EntryKind::Symlink {
-            let text = read_link(&self.path)?;
-            let mut hasher = ETagHasher::new(part_sizes);
-            hasher.update(&text);
-            return Ok((Blake3::of(&text), hasher.finish()));
+    async fn hash_by_parts(&self, context: &Context<'_>) -> Result<FileHash> {
+        if self.entry.kind == EntryKind::Symlink {
+            return read_for(self.entry, self.path, &Proof::Nothing).map(|(hash, _)| hash);
         }
-        self.open()?.etags(part_sizes)
+        hash_file(context, &Arc::new(self.open()?), self.entry).await
     }
 
-    async fn blake3(&self, context: &Context<'_>) -> Result<Blake3> {
-        if self.kind == EntryKind::Symlink {
-            return read_link(&self.path).map(|text| Blake3::of(&text));
-        }
-        hash_file(context, &Arc::new(self.open()?), self.size).await
+    /// Reads the whole file in one thread.
+    async fn read(&self, context: &Context<'_>, proof: Proof) -> Result<Read> {
+        let (entry, path) = (self.entry.clone(), self.path.to_owned());
+        let _turn = context.hashing().await;
+        let read = blocking(move || read_for(&entry, &path, &proof)).await;
+        context.read(self.entry.size);
+        read
     }
 }
 
-async fn by_md5((blake3, etags): Hashes, remote: &Remote<'_>) -> Result<Verdict> {
-    if etags.contains(remote.etag) {
-        return Ok(Verdict::Same(SameBy::ETag));
-    }
-    // With server-side encryption an ETag may look like an MD5 and be none.
-    Ok(match remote.look().await? {
-        Some(info) if info.metadata.blake3() == Some(blake3) => Verdict::Same(SameBy::Blake3),
-        _ => Verdict::Different(Why::Content),
-    })
+fn open(entry: &Entry, path: &Path) -> Result<Source> {
+    Source::open(path, entry.signature().expect("a local entry has a signature"))
 }
 
-async fn by_head(context: &Context<'_>, local: &Local, remote: &Remote<'_>) -> Result<Verdict> {
-    let Some(info) = remote.look().await? else {
-        return Ok(Verdict::Different(Why::Content));
+/// Reads a file or link once, for all that is to be compared. Blocks.
+fn read_for(entry: &Entry, path: &Path, proof: &Proof) -> Result<Read> {
+    let mut hasher = proof.hasher();
+    let settled = if entry.kind == EntryKind::Symlink {
+        hasher.update(&read_link(path)?);
+        entry.signature().is_some_and(|signature| is_settled(&signature))
+    } else {
+        let source = open(entry, path)?;
+        source.read_through(|bytes| hasher.update(bytes))?;
+        source.is_settled()
     };
-    if let Some(expected) = info.metadata.blake3() {
-        return Ok(compare_blake3(Some(local.blake3(context).await?), Some(expected)));
+    let (blake3, finding) = proof.conclude(hasher);
+    Ok((FileHash { blake3, parts: Vec::new(), settled }, finding))
+}
+
+/// Asks the server what it knows of the object. `known` is the file's hash, if it was read (`hash`) or
+/// is remembered.
+async fn by_head(
+    context: &Context<'_>,
+    local: &Local<'_>,
+    remote: &Remote<'_>,
+    known: Option<Blake3>,
+    hash: Option<FileHash>,
+) -> Result<Found> {
+    let Some(info) = look(remote.bucket, remote.object_key, remote.listed).await? else {
+        return Ok(Found::of(Verdict::Different(Why::Content), hash));
+    };
+    let proof = Proof::of(&info);
+    let is_read_for_md5 = hash.is_some() && matches!(remote.etag, ETag::Md5(_));
+    let (hash, verdict) = match (&proof, known) {
+        // Its own MD5 speaks against it, whatever is recorded with it.
+        (_, Some(_)) if is_read_for_md5 && info.etag_is_hash => {
+            (hash, Verdict::Different(Why::Content))
+        }
+        (Proof::Blake3(expected), Some(known)) => {
+            (hash, compare_blake3(Some(known), Some(*expected)))
+        }
+        (Proof::Blake3(expected), None) => {
+            let hash = local.hash_by_parts(context).await?;
+            let verdict = compare_blake3(Some(hash.blake3), Some(*expected));
+            (Some(hash), verdict)
+        }
+        (Proof::Md5(_) | Proof::Checksum(_) | Proof::Parts { .. }, _) => {
+            let (read, finding) = local.read(context, proof.clone()).await?;
+            (Some(read), verdict_of(finding, &proof))
+        }
+        (Proof::Nothing, _) => (hash, Verdict::Different(Why::Unknown)),
+    };
+    let blake3 = hash.as_ref().map(|hash| hash.blake3).or(known);
+    let verdict = of_type(verdict, local.entry, info.metadata.mode());
+    let (metadata, disagreements) = (Some(info.metadata), Vec::new());
+    Ok(Found { verdict, hash, blake3, metadata, disagreements })
+}
+
+fn verdict_of(finding: Finding, proof: &Proof) -> Verdict {
+    match (finding, proof) {
+        (Finding::Proven, Proof::Checksum(_)) => Verdict::Same(SameBy::Checksum),
+        (Finding::Proven, _) => Verdict::Same(SameBy::ETag),
+        (Finding::Disproven, _) => Verdict::Different(Why::Content),
+        (Finding::Unproven, _) => Verdict::Different(Why::Unknown),
     }
-    let verify = Verify::new(&info);
-    if !verify.is_etag_computable() {
-        return Ok(Verdict::Different(Why::Unknown));
-    }
-    let (local, part_sizes) = (local.clone(), verify.part_sizes().to_vec());
-    let _turn = context.hashing().await;
-    let (_, etags) = blocking(move || local.etags(&part_sizes)).await?;
-    Ok(compare_etag(&etags, remote.etag, info.metadata.part_bytes().is_some()))
 }
 
 /// HEAD; none where it is no longer the object that was listed.

@@ -2,14 +2,19 @@
 //!
 //! The hash is known before the first byte is sent, so that each object carries it from the start.
 
-use super::parts::{PARTS_IN_FLIGHT, finish, ranges};
-use super::{Buffer, Context, blocking};
-use crate::bucket::{Bucket, Metadata, PartOrigin, PartRef, PartTag, Payload};
+use super::copy::copy;
+use super::parts::{PARTS_IN_FLIGHT, finish, md5_of, ranges};
+use super::{Buffer, Context, Ended, blocking};
+use crate::bucket::{Bucket, Metadata, ObjectRef, PartOrigin, PartRef, PartTag, Payload};
+use crate::catalog::{Catalog, Change, Parts, Record, Stamp};
 use crate::entry::{Entry, EntryKind, Origin, Signature};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Event, Outcome};
-use crate::fingerprint::{Blake3, MAX_OBJECT_BYTES, MAX_PARTS, MULTIPART_THRESHOLD, part_bytes};
-use crate::hash::{Source, merge_parts, read_link};
+use crate::fingerprint::{
+    Blake3, ETag, MAX_OBJECT_BYTES, MAX_PARTS, MULTIPART_THRESHOLD, part_bytes,
+};
+use crate::hash::{FileHash, Source, is_settled, merge_parts, read_link};
+use crate::key::Key;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::path::PathBuf;
@@ -22,73 +27,124 @@ pub(crate) struct Upload {
     pub path: PathBuf,
     pub object_key: String,
     pub entry: Entry,
+    /// What it hashes to, where it was read before.
+    pub hash: Option<FileHash>,
 }
 
-/// Sends all of `batch`; outcomes in any order.
+impl Upload {
+    /// The key of another object below the same prefix.
+    fn sibling(&self, key: &Key) -> String {
+        let prefix = self.object_key.strip_suffix(self.entry.key.as_str()).unwrap_or_default();
+        format!("{prefix}{}", key.as_str())
+    }
+
+    fn ended(self, stored: Result<Stored>) -> Ended {
+        let Self { entry, .. } = self;
+        let (deed, result, change) = match stored {
+            Ok(Stored { deed, record, parts }) => {
+                (deed, Ok(entry.size), record.map(|record| Change::Put(Box::new(record), parts)))
+            }
+            Err(error) => (Deed::Upload, Err(error), None),
+        };
+        Ended { outcome: Outcome { key: entry.key, deed, result, unverified: false }, change }
+    }
+}
+
+/// A file that is at the server now.
+struct Stored {
+    /// Sent, or copied by the server.
+    deed: Deed,
+    record: Option<Record>,
+    parts: Option<Parts>,
+}
+
+impl Stored {
+    fn new(deed: Deed, entry: &Entry, hash: &FileHash, etag: &ETag) -> Self {
+        let record = Record {
+            key: entry.key.clone(),
+            size: entry.size,
+            blake3: Some(hash.blake3),
+            source: Stamp::of(entry).filter(|_| hash.settled),
+            target: Stamp::of_object(etag),
+            drifted: false,
+        };
+        Self { deed, record: (!entry.is_directory()).then_some(record), parts: None }
+    }
+}
+
+/// Sends all of `batch`; ends in any order.
 pub(crate) async fn upload_batch(
     context: &Context<'_>,
     bucket: &Arc<dyn Bucket>,
     batch: Vec<Upload>,
-) -> Vec<Outcome> {
+) -> Vec<Ended> {
     let (small, large): (Vec<Upload>, Vec<Upload>) =
         batch.into_iter().partition(|upload| upload.entry.size <= MULTIPART_THRESHOLD);
-    let mut outcomes = send_small(context, bucket, small).await;
+    let mut ended = send_small(context, bucket, small).await;
     for upload in large {
-        let result = send_large(context, bucket, &upload).await;
-        outcomes.push(outcome(upload.entry, result));
+        let stored = send_large(context, bucket, &upload).await;
+        ended.push(upload.ended(stored));
     }
-    outcomes
-}
-
-fn outcome(entry: Entry, result: Result<()>) -> Outcome {
-    let result = result.map(|()| entry.size);
-    Outcome { key: entry.key, deed: Deed::Upload, result, unverified: false }
+    ended
 }
 
 /// What a blocking thread makes of a small file.
 struct Ready {
     payload: Payload,
     metadata: Metadata,
+    hash: FileHash,
+    /// Objects that may hold the same.
+    twins: Result<Vec<Record>>,
 }
 
 async fn send_small(
     context: &Context<'_>,
     bucket: &Arc<dyn Bucket>,
     batch: Vec<Upload>,
-) -> Vec<Outcome> {
+) -> Vec<Ended> {
     if batch.is_empty() {
         return Vec::new();
     }
     let total = batch.iter().map(|upload| upload.entry.size).sum();
     let _memory = context.budget.take(total).await;
+    let catalog = context.twins.clone();
     let ready = blocking(move || {
         let prepare = |upload: Upload| {
-            let ready = prepare(&upload);
+            let ready = prepare(&upload, catalog.as_deref());
             (upload, ready)
         };
         batch.into_iter().map(prepare).collect::<Vec<_>>()
     })
     .await;
     let sends = ready.into_iter().map(|(upload, ready)| async move {
-        let result = match ready {
+        let stored = match ready {
             Ok(ready) => put(context, bucket, &upload, ready).await,
             Err(error) => Err(error),
         };
-        outcome(upload.entry, result)
+        upload.ended(stored)
     });
     futures::future::join_all(sends).await
 }
 
 /// Reads and hashes one small file while its bytes are in the cache.
-fn prepare(upload: &Upload) -> Result<Ready> {
+fn prepare(upload: &Upload, catalog: Option<&Catalog>) -> Result<Ready> {
     let (signature, mode) = local(&upload.entry)?;
-    let content = match upload.entry.kind {
-        EntryKind::File => Source::open(&upload.path, signature)?.read_whole()?,
-        EntryKind::Symlink => read_link(&upload.path)?,
-        EntryKind::Directory { .. } => Vec::new(),
+    let (content, settled) = match upload.entry.kind {
+        EntryKind::File => {
+            let source = Source::open(&upload.path, signature)?;
+            (source.read_whole()?, source.is_settled())
+        }
+        EntryKind::Symlink => (read_link(&upload.path)?, is_settled(&signature)),
+        EntryKind::Directory { .. } => (Vec::new(), false),
     };
-    let metadata = Metadata::of_file(Blake3::of(&content), Some((signature.modified, mode)), None);
-    Ok(Ready { payload: Payload::new(content.into()), metadata })
+    let blake3 = Blake3::of(&content);
+    let twins = match catalog {
+        Some(catalog) if !content.is_empty() => catalog.twins(blake3, content.len() as u64),
+        Some(_) | None => Ok(Vec::new()),
+    };
+    let metadata = Metadata::of_file(blake3, Some((signature.modified, mode)), None);
+    let hash = FileHash { blake3, parts: Vec::new(), settled };
+    Ok(Ready { payload: Payload::new(content.into()), metadata, hash, twins })
 }
 
 fn local(entry: &Entry) -> Result<(Signature, u32)> {
@@ -106,12 +162,45 @@ async fn put(
     bucket: &Arc<dyn Bucket>,
     upload: &Upload,
     ready: Ready,
-) -> Result<()> {
+) -> Result<Stored> {
+    let Ready { payload, metadata, hash, twins } = ready;
     let (key, bytes) = (&upload.entry.key, upload.entry.size);
     context.observer.event(&Event::Started { key, bytes });
-    bucket.put(&upload.object_key, ready.payload, &ready.metadata).await?;
+    let twins = context.looked_up(twins);
+    if let Some(etag) = copy_twin(context, bucket, upload, &metadata, twins).await {
+        return Ok(Stored::new(Deed::Copy, &upload.entry, &hash, &etag));
+    }
+    let etag = bucket.put(&upload.object_key, payload, &metadata).await?;
     context.observer.event(&Event::Moved { key, bytes });
-    Ok(())
+    Ok(Stored::new(Deed::Upload, &upload.entry, &hash, &etag))
+}
+
+/// Has the server copy an object that holds the same content. None where no such object is left, or
+/// the copy fails: the file is sent then.
+async fn copy_twin(
+    context: &Context<'_>,
+    bucket: &Arc<dyn Bucket>,
+    upload: &Upload,
+    metadata: &Metadata,
+    twins: Vec<Record>,
+) -> Option<ETag> {
+    for twin in twins.into_iter().filter(|twin| twin.key != upload.entry.key) {
+        let Some(Stamp::Object(etag)) = twin.target else { continue };
+        let source =
+            ObjectRef { bucket: bucket.name().to_owned(), key: upload.sibling(&twin.key), etag };
+        let target = (bucket, upload.object_key.as_str());
+        match copy(context, bucket, &source, target, Some(metadata)).await {
+            Ok(copied) => return Some(copied.etag),
+            Err(error) => {
+                tracing::debug!(%error, "sending what could not be copied");
+                if error.kind() == ErrorKind::Corrupt {
+                    // It bears this file's hash, and must not pass for it should the sending fail.
+                    let _ = bucket.delete(std::slice::from_ref(&upload.object_key)).await;
+                }
+            }
+        }
+    }
+    None
 }
 
 /// Sends a large file in parts, once it is hashed.
@@ -119,7 +208,7 @@ async fn send_large(
     context: &Context<'_>,
     bucket: &Arc<dyn Bucket>,
     upload: &Upload,
-) -> Result<()> {
+) -> Result<Stored> {
     let entry = &upload.entry;
     if entry.size > MAX_OBJECT_BYTES {
         let what = format!("cannot upload {}", upload.path.display());
@@ -130,13 +219,22 @@ async fn send_large(
     let source = Arc::new(blocking(move || Source::open(&path, signature)).await?);
     let part = part_bytes(entry.size);
     context.observer.event(&Event::Started { key: &entry.key, bytes: entry.size });
-    let blake3 = hash_file(context, &source, entry.size).await?;
-    let metadata = Metadata::of_file(blake3, Some((signature.modified, mode)), Some(part));
+    let hash = match &upload.hash {
+        Some(hash) if !hash.parts.is_empty() => hash.clone(),
+        Some(_) | None => hash_file(context, &source, entry).await?,
+    };
+    let metadata = Metadata::of_file(hash.blake3, Some((signature.modified, mode)), Some(part));
+    let twins = find_twins(context, &hash, entry.size).await;
+    if let Some(etag) = copy_twin(context, bucket, upload, &metadata, twins).await {
+        return Ok(Stored::new(Deed::Copy, entry, &hash, &etag));
+    }
     let id = bucket.create_upload(&upload.object_key, &metadata, PartOrigin::Sent).await?;
     context.upload_opened(bucket, &upload.object_key, &id);
     let sent = send_parts(context, bucket, upload, &source, &id).await;
     let finished = match sent {
-        Ok(parts) => finish(bucket, &upload.object_key, &id, &parts, entry.size).await,
+        Ok(parts) => finish(bucket, &upload.object_key, &id, &parts, entry.size)
+            .await
+            .map(|info| (info.etag, parts)),
         Err(error) => Err(error),
     };
     if finished.is_err() {
@@ -144,31 +242,50 @@ async fn send_large(
         let _ = bucket.abort_upload(&upload.object_key, &id).await;
     }
     context.upload_closed(&id);
-    finished
+    let (etag, parts) = finished?;
+    let mut stored = Stored::new(Deed::Upload, entry, &hash, &etag);
+    let md5s = parts.iter().filter_map(|part| md5_of(&part.etag)).collect();
+    stored.parts = Some(Parts { part_bytes: part, hashes: hash.parts, md5s });
+    Ok(stored)
 }
 
-/// The BLAKE3 of a file, its parts hashed at once on several threads.
+async fn find_twins(context: &Context<'_>, hash: &FileHash, size: u64) -> Vec<Record> {
+    let Some(catalog) = context.twins.clone() else {
+        return Vec::new();
+    };
+    let blake3 = hash.blake3;
+    let found = blocking(move || catalog.twins(blake3, size)).await;
+    context.looked_up(found)
+}
+
+/// The hashes of a file, its parts read at once on several threads.
 pub(super) async fn hash_file(
     context: &Context<'_>,
     source: &Arc<Source>,
-    size: u64,
-) -> Result<Blake3> {
-    let part = part_bytes(size);
+    entry: &Entry,
+) -> Result<FileHash> {
+    let size = entry.size;
+    let (part, settled) = (part_bytes(size), source.is_settled());
     if size <= part {
         let (source, _turn) = (Arc::clone(source), context.hashing().await);
-        return blocking(move || source.blake3()).await;
+        let blake3 = blocking(move || source.blake3()).await?;
+        context.read(size);
+        return Ok(FileHash { blake3, parts: Vec::new(), settled });
     }
-    let values = stream::iter(ranges(size, part))
+    let parts = stream::iter(ranges(size, part))
         .map(|range| async move {
             let (source, _turn) = (Arc::clone(source), context.hashing().await);
-            blocking(move || source.hash_part(range)).await
+            let bytes = range.end - range.start;
+            let value = blocking(move || source.hash_part(range)).await?;
+            context.read(bytes);
+            Ok::<_, Error>(value)
         })
         .buffered(context.threads)
         .try_collect::<Vec<_>>()
         .await?;
     let source = Arc::clone(source);
     blocking(move || source.check_unchanged()).await?;
-    Ok(merge_parts(&values))
+    Ok(FileHash { blake3: merge_parts(&parts), parts, settled })
 }
 
 async fn send_parts(
@@ -239,7 +356,7 @@ pub(crate) async fn upload_stream(
     let sent = stream_parts(bucket, object_key, &id, first, input).await;
     let finished = match sent {
         Ok((parts, blake3, size)) => {
-            finish(bucket, object_key, &id, &parts, size).await.map(|()| (blake3, size))
+            finish(bucket, object_key, &id, &parts, size).await.map(|_| (blake3, size))
         }
         Err(error) => Err(error),
     };

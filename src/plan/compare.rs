@@ -2,15 +2,20 @@
 //! first that decides.
 
 use super::{SameBy, Why};
-use crate::entry::Entry;
+use crate::catalog::Record;
+use crate::entry::{Entry, Origin};
 use crate::fingerprint::{Blake3, ETag};
 
 /// How far to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum CompareBy {
-    /// Sizes, then hashes.
+    /// Sizes, then what is remembered, then hashes.
     #[default]
     Content,
+    /// Sizes, then hashes, whatever is remembered.
+    Anew,
+    /// Every byte of both sides, whatever is remembered or recorded.
+    Bytes,
     /// Sizes only.
     Size,
     /// Not at all: everything is transferred.
@@ -28,9 +33,9 @@ pub enum Verdict {
     NeedsHash,
 }
 
-/// Compares what two scans saw.
+/// Compares what two scans saw, by what is remembered of it.
 #[must_use]
-pub fn compare(source: &Entry, target: &Entry, by: CompareBy) -> Verdict {
+pub fn compare(source: &Entry, target: &Entry, record: Option<&Record>, by: CompareBy) -> Verdict {
     if by == CompareBy::Nothing {
         return Verdict::Different(Why::Asked);
     }
@@ -39,6 +44,13 @@ pub fn compare(source: &Entry, target: &Entry, by: CompareBy) -> Verdict {
     }
     if by == CompareBy::Size {
         return Verdict::Same(SameBy::Size);
+    }
+    let record = record.filter(|_| by == CompareBy::Content);
+    if record.is_some_and(|record| record.knows_source(source) && record.knows_target(target)) {
+        return Verdict::Same(SameBy::Catalog);
+    }
+    if by == CompareBy::Bytes {
+        return Verdict::NeedsHash;
     }
     if source.size == 0 {
         return Verdict::Same(SameBy::Empty);
@@ -61,12 +73,15 @@ pub fn compare_blake3(source: Option<Blake3>, target: Option<Blake3>) -> Verdict
     }
 }
 
-/// Compares the multipart ETags that a content can have with the one that an object has. Where the
-/// part size is only guessed, another ETag proves nothing.
+/// True unless the file is one thing (a link, say) and the object is known to be another, whose
+/// content may be the same. Modes are `st_mode`.
 #[must_use]
-pub fn compare_etag(possible: &[ETag], actual: &ETag, part_size_is_known: bool) -> Verdict {
-    if possible.contains(actual) {
-        return Verdict::Same(SameBy::ETag);
+pub fn is_same_type(file: &Entry, object_mode: Option<u32>) -> bool {
+    const TYPE: u32 = 0o170_000;
+    match (&file.origin, object_mode) {
+        (Origin::Local { mode, .. }, Some(object_mode)) => {
+            object_mode & TYPE == 0 || mode & TYPE == object_mode & TYPE
+        }
+        (Origin::Local { .. }, None) | (Origin::Remote { .. }, _) => true,
     }
-    Verdict::Different(if part_size_is_known { Why::Content } else { Why::Unknown })
 }

@@ -14,11 +14,12 @@ const RULES: Rules = Rules {
     compare: CompareBy::Content,
     names: Names::Keys { prefix_bytes: 0 },
     server_side: false,
+    update_metadata: false,
 };
 
 fn local(key: &str, (content, size): (u8, u64)) -> Entry {
     let modified = Timestamp { seconds: i64::from(content), nanoseconds: 0 };
-    let signature = Signature { size, modified, changed: modified, inode: 1 };
+    let signature = Signature { size, modified, changed: modified, inode: 1, device: 1 };
     let origin = Origin::Local { signature, mode: 0o100_644 };
     Entry { key: Key::new(key), kind: EntryKind::File, size, origin }
 }
@@ -57,7 +58,8 @@ fn join(plan: &mut Plan, source: Vec<Scanned>, target: Vec<Scanned>) -> Vec<Step
     while let Some(side) = next_side(source.peek(), target.peek()) {
         let from = (side != Side::Target).then(|| source.next()).flatten();
         let to = (side != Side::Source).then(|| target.next()).flatten();
-        plan.step(from, to, source.peek(), &mut steps);
+        let found = Found { source: from, target: to, record: None };
+        plan.step(found, source.peek(), &mut steps);
     }
     steps
 }
@@ -78,11 +80,58 @@ fn apply(steps: &[Step], source: &Tree, target: &mut Tree) {
             Step::Act(Action::Delete { target: entry }) => {
                 target.remove(entry.key.as_str());
             }
-            Step::Act(Action::Keep { .. } | Action::Spare { .. } | Action::Refuse { .. })
+            Step::Act(
+                Action::Keep { .. }
+                | Action::Update { .. }
+                | Action::Spare { .. }
+                | Action::Refuse { .. },
+            )
             | Step::Prune(_)
             | Step::Unread(_) => {}
         }
     }
+}
+
+/// What a plan that remembers makes of two sides that were `before`, and are `now`.
+fn remembered(before: (&Entry, &Entry), now: (Entry, Entry), by: CompareBy) -> Step {
+    let record = Some(Box::new(Record::of_same(before.0, before.1, None)));
+    let (source, target) = (Some(Scanned::Entry(now.0)), Some(Scanned::Entry(now.1)));
+    let mut steps = Vec::new();
+    let rules = Rules { compare: by, ..RULES };
+    Plan::new(rules).step(Found { source, target, record }, None, &mut steps);
+    steps.pop().expect("two entries of one name are one step")
+}
+
+#[test]
+fn what_looks_as_it_did_is_the_same_and_nothing_else_is() {
+    // Its ETag tells nothing, so that only the memory can.
+    let both = || (local("a", (1, 5)), remote("a", (1, 5)));
+    let (source, target) = both();
+    let keep = |by| Step::Act(Action::Keep { key: Key::new("a"), by });
+    let before = (&source, &target);
+    assert_eq!(remembered(before, both(), CompareBy::Content), keep(SameBy::Catalog));
+    assert!(matches!(remembered(before, both(), CompareBy::Anew), Step::Compare(_)));
+    let another_mount = {
+        let (mut source, target) = both();
+        if let Origin::Local { signature, .. } = &mut source.origin {
+            signature.device += 1;
+        }
+        (source, target)
+    };
+    assert_eq!(remembered(before, another_mount, CompareBy::Content), keep(SameBy::Catalog));
+    let touched = (local("a", (2, 5)), remote("a", (1, 5)));
+    let overwritten = (local("a", (1, 5)), remote("a", (2, 5)));
+    for changed in [touched, overwritten] {
+        assert!(matches!(remembered(before, changed, CompareBy::Content), Step::Compare(_)));
+    }
+    let mut chmodded = both();
+    if let Origin::Local { mode, .. } = &mut chmodded.0.origin {
+        *mode = 0o100_600;
+    }
+    assert!(matches!(remembered(before, chmodded, CompareBy::Content), Step::Compare(_)));
+    let grown = (local("a", (1, 6)), remote("a", (1, 5)));
+    let step = remembered(before, grown, CompareBy::Content);
+    assert!(matches!(step, Step::Act(Action::Transfer { why: Why::Size, .. })));
 }
 
 fn key() -> impl Strategy<Value = String> {
@@ -180,7 +229,8 @@ proptest! {
 
 fn one(source: Option<Scanned>, target: Option<Scanned>, rules: Rules) -> Vec<Step> {
     let mut steps = Vec::new();
-    Plan::new(rules).step(source, target, None, &mut steps);
+    let found = Found { source, target, record: None };
+    Plan::new(rules).step(found, None, &mut steps);
     steps
 }
 
@@ -211,9 +261,10 @@ fn a_directory_goes_only_when_the_source_has_nothing_in_it() {
     let rules = Rules { names: Names::Paths, ..RULES };
     let inside = Scanned::Entry(remote("d/f", (1, 1)));
     let mut steps = Vec::new();
-    Plan::new(rules).step(None, Some(directory()), Some(&inside), &mut steps);
+    let found = || Found { target: Some(directory()), ..Found::default() };
+    Plan::new(rules).step(found(), Some(&inside), &mut steps);
     assert_eq!(steps, []);
-    Plan::new(rules).step(None, Some(directory()), None, &mut steps);
+    Plan::new(rules).step(found(), None, &mut steps);
     assert!(matches!(&steps[..], [Step::Prune(_)]));
 }
 

@@ -2,7 +2,8 @@
 
 use crate::entry::Entry;
 use crate::execute::{Landing, SMALL_BYTES};
-use crate::plan::Pair;
+use crate::plan::{Pair, Side};
+use crate::route::Transfer;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -15,9 +16,13 @@ const GROUP_AGE: Duration = Duration::from_secs(2);
 /// Steps that wait, and the room that those under way take.
 #[derive(Default)]
 pub(super) struct Queue {
-    pub(super) small: VecDeque<Entry>,
-    pub(super) large: VecDeque<Entry>,
+    pub(super) small: VecDeque<Transfer>,
+    pub(super) large: VecDeque<Transfer>,
     pub(super) pairs: VecDeque<Pair>,
+    /// What is on one side only, and is to be read all the same.
+    pub(super) alone: VecDeque<(Side, Entry)>,
+    /// Files whose objects' metadata are to be brought up to date.
+    pub(super) updates: VecDeque<Pair>,
     pub(super) files_under_way: usize,
     pub(super) large_under_way: usize,
     pub(super) pairs_under_way: usize,
@@ -25,14 +30,15 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn waiting(&self) -> usize {
-        self.small.len() + self.large.len() + self.pairs.len()
+        let transfers = self.small.len() + self.large.len() + self.updates.len();
+        transfers + self.pairs.len() + self.alone.len()
     }
 
     /// The next small files, at most `together` and of no more than 1 MiB, or a single one.
-    pub(super) fn next_small(&mut self, together: usize) -> Vec<Entry> {
+    pub(super) fn next_small(&mut self, together: usize) -> Vec<Transfer> {
         let mut bytes = 0;
-        let fits = |entry: &&Entry| {
-            bytes += entry.size;
+        let fits = |transfer: &&Transfer| {
+            bytes += transfer.entry.size;
             bytes <= SMALL_BYTES
         };
         let count = self.small.iter().take(together).take_while(fits).count().max(1);

@@ -25,7 +25,7 @@ const SCHEMA: &str = "
     CREATE TABLE entry (
         key BLOB PRIMARY KEY, size INTEGER NOT NULL, etag TEXT, modified TEXT,
         mode INTEGER, mtime_s INTEGER, mtime_ns INTEGER, ctime_s INTEGER, ctime_ns INTEGER,
-        inode INTEGER
+        inode INTEGER, device INTEGER
     ) WITHOUT ROWID;
     BEGIN;
 ";
@@ -62,7 +62,7 @@ impl Spool {
         let mut insert = self
             .connection
             .prepare_cached(
-                "INSERT OR REPLACE INTO entry VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT OR REPLACE INTO entry VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )
             .map_err(failed)?;
         let key = entry.key.as_str().as_bytes();
@@ -71,8 +71,9 @@ impl Spool {
             Origin::Remote { etag, modified } => {
                 let none = None::<i64>;
                 let etag = etag.to_string();
-                insert
-                    .execute(params![key, size, etag, modified, none, none, none, none, none, none])
+                insert.execute(params![
+                    key, size, etag, modified, none, none, none, none, none, none, none
+                ])
             }
             Origin::Local { signature, mode } => insert.execute(params![
                 key,
@@ -85,6 +86,7 @@ impl Spool {
                 signature.changed.seconds,
                 signature.changed.nanoseconds,
                 signature.inode.cast_signed(),
+                signature.device.cast_signed(),
             ]),
         }
         .map_err(failed)?;
@@ -140,6 +142,7 @@ fn read_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
                 modified: Timestamp { seconds: row.get(5)?, nanoseconds: row.get(6)? },
                 changed: Timestamp { seconds: row.get(7)?, nanoseconds: row.get(8)? },
                 inode: row.get::<_, i64>(9)?.cast_unsigned(),
+                device: row.get::<_, i64>(10)?.cast_unsigned(),
             },
         },
     };
@@ -181,6 +184,7 @@ mod tests {
             modified: Timestamp { seconds: -1, nanoseconds: 5 },
             changed: Timestamp { seconds: 2, nanoseconds: 6 },
             inode: u64::MAX,
+            device: 7,
         };
         let origin = Origin::Local { signature, mode: 0o40755 };
         let kind = EntryKind::Directory { empty: true };

@@ -64,6 +64,10 @@ pub struct Global {
         default_value_t = 8
     )]
     pub retries: u32,
+    /// Where to remember what was synced, and past runs [default: $XDG_STATE_HOME/haul, or
+    /// ~/.local/state/haul]
+    #[arg(long, global = true, value_name = "DIR", env = "HAUL_STATE_DIR", hide_env = true)]
+    pub state_dir: Option<PathBuf>,
     /// Print data as JSON, one object a line
     #[arg(long, global = true)]
     pub json: bool,
@@ -113,11 +117,34 @@ A pattern without `/` matches at any depth; `*` stops at `/`, `**` does not.")]
         how: How,
     },
     /// Compare SOURCE and TARGET by content; exit 1 where they differ
+    ///
+    /// With --deep every byte of both sides is read, and what has changed without showing is found: a
+    /// file whose times say that it did not, an object that is not what its ETag or its recorded hash
+    /// say.
     Check {
         #[command(flatten)]
         ends: Ends,
         #[command(flatten)]
         how: Compare,
+        /// Read every byte of both sides
+        #[arg(long, conflicts_with = "size_only")]
+        deep: bool,
+    },
+    /// Write the BLAKE3 of each file below PATH or URL, as `b3sum --check` reads it
+    ///
+    /// What is remembered or recorded is not read again. Names are relative to PATH or URL.
+    Manifest {
+        /// A directory, or s3://BUCKET[/PREFIX]
+        place: String,
+        /// Trust nothing that is remembered or recorded: read every byte
+        #[arg(short = 'c', long)]
+        checksum: bool,
+    },
+    /// Show past runs: when, what, how much, and how they ended
+    History {
+        /// The last so many runs
+        #[arg(short = 'l', long, value_name = "N", default_value_t = 20)]
+        limit: usize,
     },
     /// Copy a file or object, or with -r a directory or prefix; `-` is stdin or stdout
     ///
@@ -207,8 +234,8 @@ pub struct Compare {
     /// Compare sizes only
     #[arg(long)]
     pub size_only: bool,
-    /// Read every file whose size agrees, whatever is remembered of it
-    #[arg(short = 'c', long)]
+    /// Trust nothing that is remembered: read every file whose size agrees
+    #[arg(short = 'c', long, conflicts_with = "size_only")]
     pub checksum: bool,
 }
 
@@ -233,6 +260,10 @@ pub struct How {
     /// Delete excluded entries in TARGET, too
     #[arg(long)]
     pub delete_excluded: bool,
+    /// Write a file's new mtime and mode to its object even where its content is the same; the
+    /// server copies the object onto itself
+    #[arg(long)]
+    pub update_metadata: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod cp;
 mod listing;
+mod past;
 mod sync;
 
 use crate::args::Global;

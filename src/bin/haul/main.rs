@@ -22,8 +22,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The walk of a directory and the resolution of a name each keep a thread beside the hashing ones.
-const OTHER_THREADS: usize = 3;
+/// The walk of a directory, the reading of the catalog and its writing, and the resolution of a name
+/// each keep a thread beside the hashing ones.
+const OTHER_THREADS: usize = 5;
 const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(5);
 const TERMINATED: u8 = 143;
 const INTERRUPTED: u8 = 130;
@@ -100,7 +101,9 @@ async fn dispatch(cli: Cli, matches: &ArgMatches, code: &Arc<AtomicU8>) -> Resul
     match command {
         Command::Sync { ends, how, dry_run } => session.sync(&ends, &how, dry_run, matches).await,
         Command::Plan { ends, how } => session.sync(&ends, &how, true, matches).await,
-        Command::Check { ends, how } => session.check(&ends, &how, matches).await,
+        Command::Check { ends, how, deep } => session.check(&ends, &how, deep, matches).await,
+        Command::Manifest { place, checksum } => session.manifest(&place, checksum).await,
+        Command::History { limit } => session.history(limit),
         Command::Cp { copy } => session.cp(&copy, haul::Afterwards::KeepSource).await,
         Command::Mv { copy } => session.cp(&copy, haul::Afterwards::RemoveSource).await,
         Command::Cat { urls } => session.cat(&urls).await,

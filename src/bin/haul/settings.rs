@@ -7,6 +7,7 @@ use haul::{
     Allowed, CompareBy, Connection, Credentials, Endpoint, Error, ErrorKind, Filter, FilterBuilder,
     KeyFile, Location, Place, Result,
 };
+use std::path::PathBuf;
 
 /// Connects with the endpoint and keys of, in this order: flags, environment, key file.
 pub fn connect(global: &Global) -> Result<Endpoint> {
@@ -120,7 +121,19 @@ pub fn filter(compare: &Compare, matches: &ArgMatches) -> Result<Filter> {
 
 /// What counts as the same.
 pub fn compare_by(compare: &Compare) -> CompareBy {
-    if compare.size_only { CompareBy::Size } else { CompareBy::Content }
+    match (compare.size_only, compare.checksum) {
+        (true, _) => CompareBy::Size,
+        (false, true) => CompareBy::Anew,
+        (false, false) => CompareBy::Content,
+    }
+}
+
+/// Where runs are remembered: as the XDG base directory specification has it, unless told otherwise.
+/// None where there is no home.
+pub fn state_directory(global: &Global) -> Option<PathBuf> {
+    let xdg = || variable("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || variable("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    global.state_dir.clone().or_else(|| xdg().or_else(home).map(|state| state.join("haul")))
 }
 
 /// What deletes are allowed.

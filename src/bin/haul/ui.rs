@@ -9,7 +9,7 @@ mod text;
 
 use crate::args::Global;
 use haul::entry::Gap;
-use haul::{Event, Job, Observer, Outcome, Place, Result, Summary};
+use haul::{Effect, Event, Job, Observer, Outcome, Place, Result, Summary};
 use meter::{Meter, Ticker};
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -38,12 +38,11 @@ pub enum Style {
 }
 
 impl Style {
-    /// The exit code that a run deserves; a check has found differences where a plan has work.
-    pub fn exit_code(self, summary: &Summary) -> u8 {
-        let differs = summary.to_transfer + summary.to_delete > 0;
-        match (self, summary.exit_code()) {
-            (Self::Check, 0 | 3) if differs => 1,
-            (_, code) => code,
+    fn of(effect: Effect) -> Self {
+        match effect {
+            Effect::Apply => Self::Run,
+            Effect::Plan => Self::Plan,
+            Effect::Check => Self::Check,
         }
     }
 }
@@ -51,6 +50,7 @@ impl Style {
 /// The observer of a run.
 pub struct Face {
     style: Style,
+    effect: Effect,
     json: bool,
     quiet: bool,
     verbose: bool,
@@ -64,11 +64,13 @@ pub struct Face {
 }
 
 impl Face {
-    pub fn new(global: &Global, style: Style, job: &Job) -> Self {
+    pub fn new(global: &Global, job: &Job) -> Self {
+        let style = Style::of(job.effect);
         let meter = Meter::default();
         let ticker = wants_progress(global).then(|| Ticker::start(&meter, draws_bars(global)));
         Self {
             style,
+            effect: job.effect,
             json: global.json,
             quiet: global.quiet,
             verbose: global.verbose > 0,
@@ -88,7 +90,7 @@ impl Face {
         lines.into_inner().unwrap_or_else(PoisonError::into_inner).print()?;
         let summary = outcome?;
         if self.json {
-            out(&json::summary(&summary, self.style.exit_code(&summary)));
+            out(&json::summary(&summary, summary.exit_code_of(self.effect)));
         }
         if let Some(cause) = summary.gave_up.as_ref().or(summary.guard.as_ref()) {
             note(&format!("haul: {cause}"));
@@ -159,6 +161,14 @@ impl Face {
         }
     }
 
+    fn disagreement(&self, key: &haul::Key, what: &str) {
+        let line = match self.json {
+            true => json::disagreement(key, what),
+            false => text::disagreement(key, what),
+        };
+        self.data(&line);
+    }
+
     fn finished(&self, outcome: &Outcome) {
         self.meter.finished(outcome);
         if let Err(error) = &outcome.result {
@@ -195,6 +205,8 @@ impl Observer for Face {
             }
             Event::Started { key, bytes } => self.meter.started(key, *bytes),
             Event::Moved { key, bytes } => self.meter.moved(key, *bytes),
+            Event::Read { bytes } => self.meter.read(*bytes),
+            Event::Disagreement { key, what } => self.disagreement(key, what),
             Event::Finished(outcome) => self.finished(outcome),
             Event::Notice(text) => self.say(text),
             _ => {}
@@ -219,6 +231,20 @@ impl Single {
         Self { meter, ticker, json: global.json, verbose: global.verbose > 0 }
     }
 
+    /// Ends the drawing.
+    pub fn end(self) {
+        if let Some(ticker) = self.ticker {
+            ticker.stop();
+        }
+    }
+
+    fn say(&self, line: &str) {
+        match &self.ticker {
+            Some(ticker) => ticker.say(line),
+            None => note(line),
+        }
+    }
+
     pub fn done(self, source: &str, target: &str, bytes: u64) {
         if let Some(ticker) = self.ticker {
             ticker.stop();
@@ -236,6 +262,15 @@ impl Observer for Single {
         match event {
             Event::Started { key, bytes } => self.meter.started_alone(key, *bytes),
             Event::Moved { key, bytes } => self.meter.moved(key, *bytes),
+            Event::Read { bytes } => self.meter.read(*bytes),
+            Event::Unread(gap) => {
+                let name = haul::key::printable(gap.name());
+                self.say(&format!("haul: cannot read {name}: {}", gap.cause()));
+            }
+            Event::Finished(Outcome { result: Err(error), .. }) => {
+                self.say(&format!("haul: {error}"));
+            }
+            Event::Notice(text) => self.say(text),
             _ => {}
         }
     }

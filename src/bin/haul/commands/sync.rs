@@ -3,7 +3,7 @@
 use super::Session;
 use crate::args::{Compare, Ends, How};
 use crate::settings;
-use crate::ui::{Face, Style};
+use crate::ui::Face;
 use clap::ArgMatches;
 use haul::{Afterwards, CompareBy, Control, Effect, Job, Result};
 
@@ -22,20 +22,26 @@ impl Session {
         job.compare = settings::compare_by(&how.compare);
         job.filter = settings::filter(&how.compare, matches)?;
         job.effect = if dry_run { Effect::Plan } else { Effect::Apply };
-        let style = if dry_run { Style::Plan } else { Style::Run };
-        self.run(&job, style).await.map(|summary| summary.exit_code())
+        job.update_metadata = how.update_metadata;
+        self.run(&job).await
     }
 
-    pub async fn check(&self, ends: &Ends, how: &Compare, matches: &ArgMatches) -> Result<u8> {
+    pub async fn check(
+        &self,
+        ends: &Ends,
+        how: &Compare,
+        deep: bool,
+        matches: &ArgMatches,
+    ) -> Result<u8> {
         let mut job = self.job(ends)?;
         // What is only at the target is a difference, too; nothing is deleted in a plan.
         job.delete = true;
         job.allowed.force_empty = true;
         job.allowed.max_delete = haul::MaxDelete::Count(u64::MAX);
-        job.compare = settings::compare_by(how);
+        job.compare = if deep { CompareBy::Bytes } else { settings::compare_by(how) };
         job.filter = settings::filter(how, matches)?;
-        job.effect = Effect::Plan;
-        self.run(&job, Style::Check).await.map(|summary| Style::Check.exit_code(&summary))
+        job.effect = Effect::Check;
+        self.run(&job).await
     }
 
     /// `cp -r` and `mv -r`: everything below, without a comparison.
@@ -43,7 +49,7 @@ impl Session {
         let mut job = self.job(ends)?;
         job.compare = CompareBy::Nothing;
         job.afterwards = afterwards;
-        self.run(&job, Style::Run).await.map(|summary| summary.exit_code())
+        self.run(&job).await
     }
 
     fn job(&self, ends: &Ends) -> Result<Job> {
@@ -52,14 +58,14 @@ impl Session {
         let target = settings::place(&ends.target, &self.global, &mut endpoint)?;
         let mut job = Job::new(source, target);
         job.transfers = self.global.jobs.into();
+        job.state = settings::state_directory(&self.global);
         Ok(job)
     }
 
-    async fn run(&self, job: &Job, style: Style) -> Result<haul::Summary> {
-        let face = Face::new(&self.global, style, job);
+    async fn run(&self, job: &Job) -> Result<u8> {
+        let face = Face::new(&self.global, job);
         let control = Control { observer: &face, stop: self.stop.clone() };
         let outcome = haul::run(job, &control).await;
-        let summary = face.end(outcome)?;
-        Ok(summary)
+        face.end(outcome).map(|summary| summary.exit_code_of(job.effect))
     }
 }

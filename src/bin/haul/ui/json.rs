@@ -2,7 +2,7 @@
 
 use super::Style;
 use haul::entry::Gap;
-use haul::{Action, Outcome, Summary};
+use haul::{Action, Key, Outcome, Summary};
 use serde_json::json;
 
 pub fn planned(action: &Action, style: Style) -> String {
@@ -13,6 +13,9 @@ pub fn planned(action: &Action, style: Style) -> String {
         }
         Action::Copy { source, why, .. } => {
             line("copy", source.key.as_str(), source.size, why.to_string())
+        }
+        Action::Update { source, .. } => {
+            line("update", source.key.as_str(), 0, "mtime or mode has changed".into())
         }
         Action::Delete { target } => line(
             if style == Style::Check { "extra" } else { "delete" },
@@ -31,6 +34,10 @@ pub fn planned(action: &Action, style: Style) -> String {
 
 pub fn unread(gap: &Gap) -> String {
     json!({ "event": "unreadable", "key": gap.name(), "error": gap.cause() }).to_string()
+}
+
+pub fn disagreement(key: &Key, what: &str) -> String {
+    json!({ "event": "disagreement", "key": key.as_str(), "error": what }).to_string()
 }
 
 pub fn finished(outcome: &Outcome) -> String {
@@ -53,10 +60,11 @@ pub fn summary(summary: &Summary, exit: u8) -> String {
     json!({
         "event": "summary",
         "transferred": summary.transferred, "bytes": summary.bytes, "copied": summary.copied,
+        "updated": summary.updated, "to_update": summary.to_update,
         "kept": summary.kept, "deleted": summary.deleted, "spared": summary.spared,
         "refused": summary.refused, "failed": summary.failed, "unreadable": summary.unreadable,
         "changed": summary.changed, "unverified": summary.unverified, "unknown": summary.unknown,
-        "undeleted": summary.undeleted, "to_transfer": summary.to_transfer,
+        "disagreements": summary.disagreements, "undeleted": summary.undeleted, "to_transfer": summary.to_transfer,
         "to_transfer_bytes": summary.to_transfer_bytes, "to_delete": summary.to_delete,
         "guard": summary.guard, "interrupted": summary.interrupted, "gave_up": summary.gave_up, "exit": exit,
     })

@@ -29,6 +29,7 @@ struct Counters {
     bytes: AtomicU64,
     bytes_total: AtomicU64,
     checked: AtomicU64,
+    read: AtomicU64,
     complete: AtomicBool,
     started: Instant,
     large: Mutex<HashMap<Key, Large>>,
@@ -48,6 +49,7 @@ impl Default for Counters {
             bytes: AtomicU64::default(),
             bytes_total: AtomicU64::default(),
             checked: AtomicU64::default(),
+            read: AtomicU64::default(),
             complete: AtomicBool::default(),
             started: Instant::now(),
             large: Mutex::default(),
@@ -79,7 +81,10 @@ impl Meter {
                 add(&self.0.bytes_total, source.size);
             }
             Action::Keep { .. } => add(&self.0.checked, 1),
-            Action::Delete { .. } | Action::Spare { .. } | Action::Refuse { .. } => {}
+            Action::Update { .. }
+            | Action::Delete { .. }
+            | Action::Spare { .. }
+            | Action::Refuse { .. } => {}
         }
     }
 
@@ -108,6 +113,10 @@ impl Meter {
         self.started(key, total);
     }
 
+    pub fn read(&self, bytes: u64) {
+        add(&self.0.read, bytes);
+    }
+
     pub fn moved(&self, key: &Key, bytes: u64) {
         add(&self.0.bytes, bytes);
         if let Some(large) = self.large().get_mut(key) {
@@ -116,7 +125,7 @@ impl Meter {
     }
 
     pub fn finished(&self, outcome: &Outcome) {
-        if outcome.deed != haul::Deed::Delete {
+        if !matches!(outcome.deed, haul::Deed::Update | haul::Deed::Delete) {
             add(&self.0.files, 1);
         }
         // The server says nothing while it copies.
@@ -155,9 +164,13 @@ impl Meter {
             0 => String::new(),
             checked => format!("  {} the same", HumanCount(checked)),
         };
+        let read = match get(&counters.read) {
+            0 => String::new(),
+            read => format!("  {} hashed", HumanBytes(read)),
+        };
         // What matters most comes first: a narrow terminal cuts the end.
         format!(
-            "{eta:<9} {}/{} files  {}/{}  {}/s{checked}",
+            "{eta:<9} {}/{} files  {}/{}  {}/s{checked}{read}",
             HumanCount(files),
             HumanCount(total),
             HumanBytes(bytes),

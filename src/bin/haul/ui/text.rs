@@ -2,7 +2,7 @@
 
 use super::Style;
 use haul::key::printable;
-use haul::{Action, Error, ErrorKind, Result, Summary};
+use haul::{Action, Error, ErrorKind, Key, Result, Summary};
 use indicatif::{HumanBytes, HumanCount};
 use std::io::{Seek, Write};
 use std::time::Duration;
@@ -52,6 +52,9 @@ pub fn planned(action: &Action, style: Style) -> String {
             };
             format!("{verb:<9} {}  ({}, {why})", source.key, HumanBytes(source.size))
         }
+        Action::Update { source, .. } => {
+            format!("{:<9} {}  (mtime or mode has changed)", "update", source.key)
+        }
         Action::Delete { target } => {
             let verb = if checks { "extra" } else { "delete" };
             format!("{verb:<9} {}  ({}, only at the target)", target.key, HumanBytes(target.size))
@@ -64,6 +67,10 @@ pub fn planned(action: &Action, style: Style) -> String {
             format!("{:<9} {}  ({reason})", "refuse", printable(name))
         }
     }
+}
+
+pub fn disagreement(key: &Key, what: &str) -> String {
+    format!("{:<9} {key}  ({what})", "rotten")
 }
 
 /// One line that adds up a run.
@@ -81,7 +88,8 @@ pub fn summary(summary: &Summary, style: Style, elapsed: Duration) -> String {
             let transferred =
                 format!("{} transferred ({})", count(s.transferred), HumanBytes(s.bytes));
             part(1, transferred);
-            part(s.copied, format!("{} copied by the server", count(s.copied)));
+            part(s.copied, format!("{} copied within the target", count(s.copied)));
+            part(s.updated, format!("{} with new metadata", count(s.updated)));
         }
         Style::Plan | Style::Check => {
             let verb = if style == Style::Plan { "to transfer" } else { "missing or different" };
@@ -89,6 +97,7 @@ pub fn summary(summary: &Summary, style: Style, elapsed: Duration) -> String {
             part(1, format!("{} {verb} ({bytes})", count(s.to_transfer)));
             let verb = if style == Style::Plan { "to delete" } else { "only at the target" };
             part(s.to_delete, format!("{} {verb}", count(s.to_delete)));
+            part(s.to_update, format!("{} to get new metadata", count(s.to_update)));
         }
     }
     part(1, format!("{} the same", count(s.kept)));
@@ -99,6 +108,7 @@ pub fn summary(summary: &Summary, style: Style, elapsed: Duration) -> String {
     part(s.changed, format!("{} changed while read", count(s.changed)));
     part(s.unknown, format!("{} of them with no comparable hash", count(s.unknown)));
     part(s.unverified, format!("{} with no hash to verify by", count(s.unverified)));
+    part(s.disagreements, format!("{} ROTTEN", count(s.disagreements)));
     part(s.failed, format!("{} FAILED", count(s.failed)));
     part(s.undeleted, format!("{} not deleted because transfers failed", count(s.undeleted)));
     let mut line = parts.join(", ");

@@ -1,0 +1,550 @@
+//! The catalog: what both sides of a job held when their contents were last known.
+//!
+//! One SQLite file per pair of places, read in key order as a third input of the merge, written in
+//! batches as outcomes arrive. It is a memory, not a truth: each record counts only as long as both
+//! sides still look as it says, so that to lose it costs time and nothing else. A file that can't be
+//! used is set aside, and begun anew.
+//!
+//! Everything here blocks. Knows nothing of transfers.
+
+mod database;
+mod history;
+mod lock;
+mod record;
+
+pub(crate) use history::Ending;
+pub use history::{History, PastRun};
+pub use lock::Runner;
+pub use record::{Parts, Record, Stamp};
+
+use crate::entry::{Signature, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fingerprint::{Blake3, ETag};
+use crate::key::Key;
+use database::Shape;
+use lock::Lock;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Records that are read at a time.
+pub(crate) const BATCH_RECORDS: usize = 1024;
+/// How many records with one content are worth a try.
+const TWINS: usize = 3;
+
+/// Exclusive: no shared memory, which network file systems do not have. WAL: a commit is one append,
+/// and a killed process leaves either all of it or nothing.
+const SHAPE: Shape = Shape {
+    settings: "
+        PRAGMA locking_mode = EXCLUSIVE;
+        PRAGMA journal_mode = WAL;
+        PRAGMA synchronous = NORMAL;
+        PRAGMA cache_size = -8192;
+    ",
+    migrations: &["
+        CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+        CREATE TABLE entry (
+            key BLOB PRIMARY KEY, size INTEGER NOT NULL, blake3 BLOB,
+            source_etag TEXT, target_etag TEXT,
+            mtime_s INTEGER, mtime_ns INTEGER, ctime_s INTEGER, ctime_ns INTEGER,
+            inode INTEGER, device INTEGER, mode INTEGER,
+            drifted INTEGER NOT NULL
+        ) WITHOUT ROWID;
+        CREATE TABLE parts (
+            key BLOB PRIMARY KEY, blake3 BLOB NOT NULL, part_bytes INTEGER NOT NULL,
+            hashes BLOB NOT NULL, md5s BLOB NOT NULL
+        ) WITHOUT ROWID;
+        CREATE INDEX by_content ON entry (blake3) WHERE size > 0;
+    "],
+};
+
+/// Two places, as they are called for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// Where entries come from: an absolute path, or a URL with the endpoint in it.
+    pub source: String,
+    /// Where they go.
+    pub target: String,
+    /// Which side is a directory.
+    pub files: Option<FileSide>,
+}
+
+/// The side that is a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSide {
+    /// The source.
+    Source,
+    /// The target.
+    Target,
+}
+
+impl Pair {
+    /// The name of the pair's files: 32 hex digits of the BLAKE3 of both places.
+    fn id(&self) -> String {
+        let mut text =
+            Blake3::of(format!("{}\n{}", self.source, self.target).as_bytes()).to_string();
+        text.truncate(32);
+        text
+    }
+}
+
+/// Something to be remembered, or no longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This is known of the key now; of a large content, its parts, too.
+    Put(Box<Record>, Option<Parts>),
+    /// The key is gone on both sides.
+    Forget(Key),
+}
+
+/// The memory of one pair, locked against other runs.
+#[derive(Debug)]
+pub struct Catalog {
+    path: PathBuf,
+    pair: Pair,
+    connection: Mutex<Option<Connection>>,
+    /// Given back last.
+    lock: Mutex<Option<Lock>>,
+}
+
+impl Catalog {
+    /// Opens the catalog of `pair` in the directory `state`, which is made where it is missing.
+    /// Answers what people should know, too.
+    ///
+    /// # Errors
+    /// `Locked` where another run of the pair is under way; `Setup` where nothing can be kept there.
+    pub fn open(state: &Path, pair: Pair) -> Result<(Self, Option<String>)> {
+        make_state_directory(state)?;
+        let id = pair.id();
+        let lock = Lock::take(&state.join(format!("{id}.lock")))?;
+        let path = state.join(format!("{id}.db"));
+        let (connection, notice) = open_file(&path, &pair)?;
+        let (connection, lock) = (Mutex::new(Some(connection)), Mutex::new(Some(lock)));
+        Ok((Self { path, pair, connection, lock }, notice))
+    }
+
+    /// Ends it, though a thread may still hold it: nothing is found or remembered from here on, and
+    /// another run may begin.
+    pub fn close(&self) {
+        drop(self.connection().take());
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` on the database. Where that fails because the file is bad, it is set aside and a
+    /// new one takes its place; where the disk fails, nothing is remembered any more. Either is told
+    /// once: later calls find nothing, and are no errors.
+    fn with<T: Default>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let mut guard = self.connection();
+        let Some(connection) = guard.as_mut() else {
+            return Ok(T::default());
+        };
+        let error = match work(connection) {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        *guard = None;
+        let mut cause = format!("{error}; this run remembers nothing from here on");
+        if database::is_unfit(&error) {
+            // The check fails once, so that the file is set aside.
+            let first = std::cell::Cell::new(true);
+            let check = |_: &Connection| match first.replace(false) {
+                true => Err(error.to_string()),
+                false => Ok(()),
+            };
+            match database::open(&self.path, &SHAPE, check) {
+                Ok((fresh, why)) => {
+                    describe(&fresh, &self.pair).ok();
+                    *guard = Some(fresh);
+                    cause = why.unwrap_or_default();
+                }
+                Err(other) => cause = format!("{cause}; {other}"),
+            }
+        }
+        Err(Error::new(ErrorKind::Setup, "the catalog failed", cause))
+    }
+
+    /// The records behind `after` in key order, at most 1,024; empty at the end.
+    ///
+    /// # Errors
+    /// `Setup`, once.
+    pub fn batch_after(&self, after: &str) -> Result<Vec<Record>> {
+        self.with(|connection| {
+            let mut select = connection
+                .prepare_cached("SELECT * FROM entry WHERE key > ?1 ORDER BY key LIMIT ?2")?;
+            let limit = i64::try_from(BATCH_RECORDS).unwrap_or(i64::MAX);
+            let rows = select.query_map(params![after.as_bytes(), limit], |row| {
+                read_record(row, self.pair.files)
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// What is remembered of one key.
+    ///
+    /// # Errors
+    /// `Setup`, once.
+    pub fn record(&self, key: &Key) -> Result<Option<Record>> {
+        self.with(|connection| {
+            let mut select = connection.prepare_cached("SELECT * FROM entry WHERE key = ?1")?;
+            let read = |row: &Row<'_>| read_record(row, self.pair.files);
+            select.query_row([key.as_str().as_bytes()], read).optional()
+        })
+    }
+
+    /// Records with this content that the target may hold, at most three.
+    ///
+    /// # Errors
+    /// `Setup`, once.
+    pub fn twins(&self, blake3: Blake3, size: u64) -> Result<Vec<Record>> {
+        self.with(|connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT * FROM entry WHERE blake3 = ?1 AND size = ?2 AND size > 0 LIMIT ?3",
+            )?;
+            let limit = i64::try_from(TWINS).unwrap_or(i64::MAX);
+            let rows = select
+                .query_map(params![blake3.as_bytes(), size.cast_signed(), limit], |row| {
+                    read_record(row, self.pair.files)
+                })?;
+            rows.collect()
+        })
+    }
+
+    /// Records whose object at the source had this entity tag, at most three.
+    ///
+    /// # Errors
+    /// `Setup`, once.
+    pub fn twins_by_etag(&self, etag: &ETag, size: u64) -> Result<Vec<Record>> {
+        self.with(|connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT * FROM entry WHERE source_etag = ?1 AND size = ?2 AND size > 0 LIMIT ?3",
+            )?;
+            let limit = i64::try_from(TWINS).unwrap_or(i64::MAX);
+            let rows = select
+                .query_map(params![etag.to_string(), size.cast_signed(), limit], |row| {
+                    read_record(row, self.pair.files)
+                })?;
+            rows.collect()
+        })
+    }
+
+    /// The parts of the content `blake3` of `key`.
+    ///
+    /// # Errors
+    /// `Setup`, once.
+    pub fn parts(&self, key: &Key, blake3: Blake3) -> Result<Option<Parts>> {
+        self.with(|connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT part_bytes, hashes, md5s FROM parts WHERE key = ?1 AND blake3 = ?2",
+            )?;
+            select
+                .query_row(params![key.as_str().as_bytes(), blake3.as_bytes()], |row| {
+                    Ok(Parts {
+                        part_bytes: row.get::<_, i64>(0)?.cast_unsigned(),
+                        hashes: pieces(&row.get::<_, Vec<u8>>(1)?),
+                        md5s: pieces(&row.get::<_, Vec<u8>>(2)?),
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// Writes `changes` in one transaction: all of them, or after a crash none.
+    ///
+    /// # Errors
+    /// `Setup`, once.
+    pub fn write(&self, changes: &[Change]) -> Result<()> {
+        self.with(|connection| {
+            let transaction = connection.transaction()?;
+            for change in changes {
+                match change {
+                    Change::Put(record, parts) => put(&transaction, record, parts.as_ref())?,
+                    Change::Forget(key) => forget(&transaction, key)?,
+                }
+            }
+            transaction.commit()
+        })
+    }
+
+    /// True where the target's or source's listing was found to be out of key order.
+    ///
+    /// # Errors
+    /// `Setup`, once.
+    pub fn is_unordered(&self) -> Result<bool> {
+        let found = self.with(|connection| {
+            connection
+                .query_row("SELECT value FROM meta WHERE name = 'unordered'", [], |_| Ok(true))
+                .optional()
+        })?;
+        Ok(found.unwrap_or(false))
+    }
+
+    /// Remembers that a listing is out of key order.
+    ///
+    /// # Errors
+    /// `Setup`, once.
+    pub fn set_unordered(&self) -> Result<()> {
+        self.with(|connection| set_meta(connection, "unordered", "1"))
+    }
+}
+
+pub(crate) fn make_state_directory(state: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state);
+    made.map_err(|e| Error::new(ErrorKind::Setup, format!("cannot make {}", state.display()), e))
+}
+
+fn open_file(path: &Path, pair: &Pair) -> Result<(Connection, Option<String>)> {
+    let check = |connection: &Connection| {
+        let stored = |name: &str| {
+            connection
+                .query_row("SELECT value FROM meta WHERE name = ?1", [name], |r| r.get(0))
+                .optional()
+                .map_err(|e| e.to_string())
+        };
+        let found: (Option<String>, Option<String>) = (stored("source")?, stored("target")?);
+        match found {
+            (None, None) => describe(connection, pair).map_err(|e| e.to_string()),
+            (Some(source), Some(target)) if source == pair.source && target == pair.target => {
+                Ok(())
+            }
+            (source, target) => Err(format!(
+                "it is the memory of {} -> {}",
+                source.unwrap_or_default(),
+                target.unwrap_or_default()
+            )),
+        }
+    };
+    database::open(path, &SHAPE, check)
+}
+
+/// Writes down whose catalog it is, and makes what only this direction needs.
+fn describe(connection: &Connection, pair: &Pair) -> rusqlite::Result<()> {
+    if pair.files == Some(FileSide::Target) {
+        connection.execute_batch(
+            "CREATE INDEX IF NOT EXISTS by_etag ON entry (source_etag) WHERE size > 0",
+        )?;
+    }
+    set_meta(connection, "source", &pair.source)?;
+    set_meta(connection, "target", &pair.target)
+}
+
+fn set_meta(connection: &Connection, name: &str, value: &str) -> rusqlite::Result<()> {
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", [name, value]).map(drop)
+}
+
+fn put(connection: &Connection, record: &Record, parts: Option<&Parts>) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached(
+        "INSERT OR REPLACE INTO entry
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+    )?;
+    let etag = |stamp: &Option<Stamp>| match stamp {
+        Some(Stamp::Object(etag)) => Some(etag.to_string()),
+        Some(Stamp::File { .. }) | None => None,
+    };
+    let file =
+        [&record.source, &record.target].into_iter().flatten().find_map(|stamp| match stamp {
+            Stamp::File { signature, mode } => Some((signature, *mode)),
+            Stamp::Object(_) => None,
+        });
+    let signature = file.map(|(signature, _)| signature);
+    let key = record.key.as_str().as_bytes();
+    insert.execute(params![
+        key,
+        record.size.cast_signed(),
+        record.blake3.as_ref().map(Blake3::as_bytes),
+        etag(&record.source),
+        etag(&record.target),
+        signature.map(|s| s.modified.seconds),
+        signature.map(|s| s.modified.nanoseconds),
+        signature.map(|s| s.changed.seconds),
+        signature.map(|s| s.changed.nanoseconds),
+        signature.map(|s| s.inode.cast_signed()),
+        signature.map(|s| s.device.cast_signed()),
+        file.map(|(_, mode)| mode),
+        record.drifted,
+    ])?;
+    let (Some(parts), Some(blake3)) = (parts, record.blake3) else {
+        return Ok(());
+    };
+    let mut insert =
+        connection.prepare_cached("INSERT OR REPLACE INTO parts VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let (hashes, md5s) = (parts.hashes.concat(), parts.md5s.concat());
+    insert.execute(params![
+        key,
+        blake3.as_bytes(),
+        parts.part_bytes.cast_signed(),
+        hashes,
+        md5s
+    ])?;
+    Ok(())
+}
+
+fn forget(connection: &Connection, key: &Key) -> rusqlite::Result<()> {
+    for statement in ["DELETE FROM entry WHERE key = ?1", "DELETE FROM parts WHERE key = ?1"] {
+        connection.prepare_cached(statement)?.execute([key.as_str().as_bytes()])?;
+    }
+    Ok(())
+}
+
+fn read_record(row: &Row<'_>, files: Option<FileSide>) -> rusqlite::Result<Record> {
+    let key = String::from_utf8(row.get(0)?).map_err(|e| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(e))
+    })?;
+    let size = row.get::<_, i64>(1)?.cast_unsigned();
+    let object = |column: usize| {
+        let etag: Option<String> = row.get(column)?;
+        Ok::<_, rusqlite::Error>(etag.map(|etag| Stamp::Object(ETag::parse(&etag))))
+    };
+    let (mut source, mut target) = (object(3)?, object(4)?);
+    let file = read_file(row, size)?;
+    match files {
+        Some(FileSide::Source) => source = file,
+        Some(FileSide::Target) => target = file,
+        None => {}
+    }
+    Ok(Record {
+        key: Key::new(key),
+        size,
+        blake3: row.get::<_, Option<[u8; 32]>>(2)?.map(Blake3::from),
+        source,
+        target,
+        drifted: row.get(12)?,
+    })
+}
+
+fn read_file(row: &Row<'_>, size: u64) -> rusqlite::Result<Option<Stamp>> {
+    let Some(seconds) = row.get::<_, Option<i64>>(5)? else {
+        return Ok(None);
+    };
+    let signature = Signature {
+        size,
+        modified: Timestamp { seconds, nanoseconds: row.get(6)? },
+        changed: Timestamp { seconds: row.get(7)?, nanoseconds: row.get(8)? },
+        inode: row.get::<_, i64>(9)?.cast_unsigned(),
+        device: row.get::<_, i64>(10)?.cast_unsigned(),
+    };
+    Ok(Some(Stamp::File { signature, mode: row.get(11)? }))
+}
+
+/// Cuts bytes into pieces of one size; what is left over is not a piece.
+fn pieces<const N: usize>(bytes: &[u8]) -> Vec<[u8; N]> {
+    bytes.as_chunks().0.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> Pair {
+        let (source, target) = ("/data".to_owned(), "https://s3/b/p/".to_owned());
+        Pair { source, target, files: Some(FileSide::Source) }
+    }
+
+    fn record(key: &str, content: &[u8]) -> Record {
+        let time = |nanoseconds| Timestamp { seconds: -5, nanoseconds };
+        let size = content.len() as u64;
+        let signature =
+            Signature { size, modified: time(1), changed: time(2), inode: u64::MAX, device: 3 };
+        Record {
+            key: Key::new(key),
+            size,
+            blake3: Some(Blake3::of(content)),
+            source: Some(Stamp::File { signature, mode: 0o100_600 }),
+            target: Stamp::of_object(&ETag::Md5(crate::fingerprint::md5(content))),
+            drifted: true,
+        }
+    }
+
+    fn put(catalog: &Catalog, record: &Record) {
+        catalog.write(&[Change::Put(Box::new(record.clone()), None)]).unwrap();
+    }
+
+    #[test]
+    fn what_is_written_is_read_in_key_order_by_a_later_run() {
+        let state = tempfile::tempdir().unwrap();
+        let (catalog, notice) = Catalog::open(&state.path().join("deep/er"), pair()).unwrap();
+        assert_eq!(notice, None);
+        let records = ["a", "a-b", "a/b", "é"].map(|key| record(key, key.as_bytes()));
+        for record in records.iter().rev() {
+            put(&catalog, record);
+        }
+        put(&catalog, &record("gone", b"x"));
+        catalog.write(&[Change::Forget(Key::new("gone"))]).unwrap();
+        drop(catalog);
+        let (catalog, _) = Catalog::open(&state.path().join("deep/er"), pair()).unwrap();
+        assert_eq!(catalog.batch_after("").unwrap(), records);
+        assert_eq!(catalog.batch_after("a-b").unwrap(), records[2..]);
+        assert_eq!(catalog.record(&Key::new("a/b")).unwrap(), Some(records[2].clone()));
+        assert_eq!(catalog.twins(Blake3::of(b"a"), 1).unwrap(), records[..1]);
+        assert_eq!(catalog.twins(Blake3::of(b"a"), 2).unwrap(), []);
+    }
+
+    #[test]
+    fn parts_belong_to_one_content() {
+        let state = tempfile::tempdir().unwrap();
+        let (catalog, _) = Catalog::open(state.path(), pair()).unwrap();
+        let record = record("large", b"content");
+        let parts =
+            Parts { part_bytes: 1 << 24, hashes: vec![[1; 32], [2; 32]], md5s: vec![[3; 16]] };
+        catalog.write(&[Change::Put(Box::new(record.clone()), Some(parts.clone()))]).unwrap();
+        assert_eq!(catalog.parts(&record.key, Blake3::of(b"content")).unwrap(), Some(parts));
+        assert_eq!(catalog.parts(&record.key, Blake3::of(b"other")).unwrap(), None);
+    }
+
+    #[test]
+    fn two_runs_of_a_pair_exclude_each_other_and_those_of_another_do_not() {
+        let state = tempfile::tempdir().unwrap();
+        let first = Catalog::open(state.path(), pair()).unwrap();
+        assert_eq!(Catalog::open(state.path(), pair()).unwrap_err().kind(), ErrorKind::Locked);
+        let other = Pair { target: "https://s3/b/q/".into(), ..pair() };
+        Catalog::open(state.path(), other).unwrap();
+        drop(first);
+        Catalog::open(state.path(), pair()).unwrap();
+    }
+
+    #[test]
+    fn the_catalog_of_another_pair_is_set_aside() {
+        let state = tempfile::tempdir().unwrap();
+        let other = Pair { target: "https://s3/b/q/".into(), ..pair() };
+        let (catalog, _) = Catalog::open(state.path(), other).unwrap();
+        put(&catalog, &record("a", b"a"));
+        let from = catalog.path.clone();
+        drop(catalog);
+        std::fs::copy(&from, state.path().join(format!("{}.db", pair().id()))).unwrap();
+        let (catalog, notice) = Catalog::open(state.path(), pair()).unwrap();
+        assert!(notice.unwrap().contains("https://s3/b/q/"));
+        assert_eq!(catalog.batch_after("").unwrap(), []);
+    }
+
+    #[test]
+    fn a_catalog_that_breaks_in_use_is_told_once_and_begun_anew() {
+        let state = tempfile::tempdir().unwrap();
+        let (catalog, _) = Catalog::open(state.path(), pair()).unwrap();
+        for number in 0..5000 {
+            put(&catalog, &record(&format!("key/{number}"), &[1, 2]));
+        }
+        let path = catalog.path.clone();
+        drop(catalog);
+        // The first page, with the schema, is left as it is.
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[8192..].fill(0xa5);
+        std::fs::write(&path, bytes).unwrap();
+        let (catalog, _) = Catalog::open(state.path(), pair()).unwrap();
+        let mut told = 0;
+        for _ in 0..3 {
+            told += u32::from(catalog.batch_after("").is_err());
+        }
+        assert_eq!(told, 1);
+        put(&catalog, &record("a", b"a"));
+        drop(catalog);
+        let (catalog, notice) = Catalog::open(state.path(), pair()).unwrap();
+        assert_eq!((notice, catalog.batch_after("").unwrap()), (None, vec![record("a", b"a")]));
+    }
+}
