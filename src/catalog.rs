@@ -203,17 +203,7 @@ impl Catalog {
     /// # Errors
     /// `Setup`, once.
     pub fn twins(&self, blake3: Blake3, size: u64) -> Result<Vec<Record>> {
-        self.with(|connection| {
-            let mut select = connection.prepare_cached(
-                "SELECT * FROM entry WHERE blake3 = ?1 AND size = ?2 AND size > 0 LIMIT ?3",
-            )?;
-            let limit = i64::try_from(TWINS).unwrap_or(i64::MAX);
-            let rows = select
-                .query_map(params![blake3.as_bytes(), size.cast_signed(), limit], |row| {
-                    read_record(row, self.pair.files)
-                })?;
-            rows.collect()
-        })
+        self.twins_where("blake3 = ?1", &blake3.as_bytes(), size)
     }
 
     /// Records whose object at the source had this entity tag, at most three.
@@ -221,16 +211,22 @@ impl Catalog {
     /// # Errors
     /// `Setup`, once.
     pub fn twins_by_etag(&self, etag: &ETag, size: u64) -> Result<Vec<Record>> {
+        self.twins_where("source_etag = ?1", &etag.to_string(), size)
+    }
+
+    fn twins_where(
+        &self,
+        condition: &str,
+        value: &dyn rusqlite::ToSql,
+        size: u64,
+    ) -> Result<Vec<Record>> {
         self.with(|connection| {
-            let mut select = connection.prepare_cached(
-                "SELECT * FROM entry WHERE source_etag = ?1 AND size = ?2 AND size > 0 LIMIT ?3",
-            )?;
-            let limit = i64::try_from(TWINS).unwrap_or(i64::MAX);
-            let rows = select
-                .query_map(params![etag.to_string(), size.cast_signed(), limit], |row| {
-                    read_record(row, self.pair.files)
-                })?;
-            rows.collect()
+            // `size > 0` stands for the partial indexes.
+            let mut select = connection.prepare_cached(&format!(
+                "SELECT * FROM entry WHERE {condition} AND size = ?2 AND size > 0 LIMIT {TWINS}"
+            ))?;
+            let read = |row: &Row<'_>| read_record(row, self.pair.files);
+            select.query_map(params![value, size.cast_signed()], read)?.collect()
         })
     }
 

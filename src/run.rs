@@ -4,32 +4,31 @@
 //! with. Deletes wait on disk until all else is done.
 
 mod keeper;
+mod ledger;
 mod memory;
 mod queue;
+mod work;
 
 use crate::catalog::{Catalog, Change};
-use crate::entry::{Entry, Scanned};
+use crate::entry::Scanned;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Control, Deed, Event, Outcome, Summary};
-use crate::execute::{Answer, BATCH_FILES, Context, Ended, SMALL_BYTES, resolve};
-use crate::fingerprint::MULTIPART_THRESHOLD;
+use crate::execute::{Answer, Context, Ended};
 use crate::hash::FileHash;
 use crate::job::{Effect, Job};
 use crate::key::Key;
 use crate::plan::compare::{CompareBy, Verdict};
-use crate::plan::guard::{Decision, Evidence, guard};
+use crate::plan::guard::{Decision, guard};
 use crate::plan::{Action, Found, Pair, Plan, Rules, Side, Step, Why, next_side};
-use crate::route::{Moved, Route, Transfer};
+use crate::route::{Route, Transfer};
 use crate::scan::{Order, Scan, Seen, Spool};
 use crate::stop::Stop;
 use futures::StreamExt;
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
-use keeper::{KEPT_ERRORS, Keeper};
+use keeper::Keeper;
+use ledger::{Ledger, is_unread};
 use memory::Memory;
-use queue::{Group, Queue};
-use std::collections::HashSet;
 use std::sync::Arc;
+use work::{Done, Running, Work};
 
 /// Runs `job` to its end, or until it is stopped.
 ///
@@ -63,7 +62,7 @@ async fn run_to_end(
     let order = if sorts { Order::Sort } else { Order::Check };
     let mut run = Run::new(job, route, context, (order, catalog))?;
     let driven = run.drive(stop).await;
-    errors.append(&mut run.errors);
+    errors.append(&mut run.ledger.errors);
     match driven {
         Err(error) if error.kind() == ErrorKind::Unordered && order == Order::Check => {
             context.observer.event(&Event::Restarted);
@@ -75,47 +74,26 @@ async fn run_to_end(
             let done = match job.compare {
                 CompareBy::Nothing => Summary::default(),
                 CompareBy::Content | CompareBy::Anew | CompareBy::Bytes | CompareBy::Size => {
-                    std::mem::take(&mut run.summary)
+                    std::mem::take(&mut run.ledger.summary)
                 }
             };
             let Summary { transferred, bytes, copied, .. } = done;
             // Its scans end, and its temporary files are free for the next.
             drop(run);
             let mut sorted = Run::new(job, route, context, (Order::Sort, catalog))?;
-            sorted.summary = Summary { transferred, bytes, copied, ..Summary::default() };
+            sorted.ledger.summary = Summary { transferred, bytes, copied, ..Summary::default() };
             let driven = sorted.drive(stop).await;
-            errors.append(&mut sorted.errors);
-            driven.map(|()| sorted.summary)
+            errors.append(&mut sorted.ledger.errors);
+            driven.map(|()| sorted.ledger.summary)
         }
-        outcome => outcome.map(|()| run.summary),
+        outcome => outcome.map(|()| run.ledger.summary),
     }
 }
 
-/// Large files under way at once: their parts fill the requests in flight.
-const LARGE_FILES: usize = 4;
 /// Planning pauses while this many steps wait.
 const STEPS_AHEAD: usize = 4096;
-/// So many failures of the network in a row, at least, and the server counts as gone.
-const LOST: usize = 32;
 /// Items merged before other work gets its turn.
 const MERGE_ITEMS: usize = 512;
-
-/// A unit of work that has come to its end, and the room that it took.
-struct Unit {
-    files: usize,
-    large: usize,
-    done: Done,
-}
-
-enum Done {
-    Moved(Moved),
-    Landed(Vec<Ended>),
-    Resolved(Vec<Answer>),
-    Written(Option<Error>),
-    Read(Key, Result<Vec<String>>),
-}
-
-type Running<'a> = FuturesUnordered<BoxFuture<'a, Unit>>;
 
 enum End {
     Whole,
@@ -134,21 +112,11 @@ struct Run<'a> {
     plan: Plan,
     planned: bool,
     complete: bool,
-    queue: Queue,
+    work: Work<'a>,
     deletes: Spool,
     prunes: Spool,
-    evidence: Evidence,
-    /// Names under way that the target does not have: one that can't be read may be a renamed one.
-    unseen: HashSet<Key>,
-    group: Group,
     memory: Memory,
-    /// The catalog is being written.
-    writing: bool,
-    /// The first errors of single entries.
-    errors: Vec<String>,
-    /// Failures of the network since the last success.
-    lost: usize,
-    summary: Summary,
+    ledger: Ledger<'a>,
 }
 
 impl<'a> Run<'a> {
@@ -177,22 +145,12 @@ impl<'a> Run<'a> {
             plan: Plan::new(rules),
             planned: false,
             complete: false,
-            queue: Queue::default(),
+            work: Work::new(job, route, context),
             deletes: Spool::new()?,
             prunes: Spool::new()?,
-            evidence: Evidence { source_entries: 0, target_entries: 0, deletes: 0, failed: 0 },
-            unseen: HashSet::new(),
-            group: Group::new(),
             memory: Memory::new(catalog.map(Arc::clone)),
-            writing: false,
-            errors: Vec::new(),
-            lost: 0,
-            summary: Summary::default(),
+            ledger: Ledger::new(context.observer),
         })
-    }
-
-    fn tell(&self, event: &Event<'_>) {
-        self.context.observer.event(event);
     }
 
     async fn drive(&mut self, stop: &Stop) -> Result<()> {
@@ -214,15 +172,11 @@ impl<'a> Run<'a> {
             return self.finish(stop).await;
         }
         // What is fetched and verified lands, however the run ends.
-        let group = self.group.take();
-        let landed = self.route.land(group).await;
+        let landed = self.route.land(self.work.take_group()).await;
         self.account(landed);
         match ended {
-            Ok(End::Stopped) => self.summary.interrupted = true,
-            Ok(End::GaveUp) => {
-                let cause = format!("gave up: the server failed {} times in a row", self.lost);
-                self.summary.gave_up = Some(cause);
-            }
+            Ok(End::Stopped) => self.ledger.summary.interrupted = true,
+            Ok(End::GaveUp) => self.ledger.give_up(),
             Ok(End::Whole) | Err(_) => {}
         }
         self.route.sync()?;
@@ -231,28 +185,31 @@ impl<'a> Run<'a> {
 
     fn tell_troubles(&mut self) {
         for trouble in std::mem::take(&mut self.memory.troubles) {
-            self.tell(&Event::Notice(&trouble.to_string()));
+            self.ledger.tell(&Event::Notice(&trouble.to_string()));
         }
     }
 
     async fn transfer_all(&mut self, stop: &Stop, running: &mut Running<'a>) -> Result<End> {
         let mut stopped = std::pin::pin!(stop.requested());
         loop {
-            self.dispatch(running);
-            if running.is_empty() && self.planned && self.queue.waiting() == 0 {
+            self.work.dispatch(running, &mut self.memory, self.planned);
+            self.announce_completeness();
+            let waiting = self.work.queue.waiting();
+            if running.is_empty() && self.planned && waiting == 0 {
                 return Ok(End::Whole);
             }
-            if self.lost >= LOST.max(2 * self.job.transfers) {
+            if self.ledger.has_lost(self.job.transfers) {
                 return Ok(End::GaveUp);
             }
-            let may_plan = !self.planned && self.queue.waiting() < STEPS_AHEAD;
-            let lands = (!self.group.landings.is_empty()).then(|| self.group.due());
-            let writes = (self.memory.is_waiting() && !self.writing).then(|| self.memory.due());
-            let due = [lands, writes].into_iter().flatten().min();
+            let may_plan = !self.planned && waiting < STEPS_AHEAD;
+            let due = self.work.due(&self.memory);
             tokio::select! {
                 biased;
                 () = &mut stopped => return Ok(End::Stopped),
-                Some(unit) = running.next(), if !running.is_empty() => self.settle(unit),
+                Some(unit) = running.next(), if !running.is_empty() => {
+                    let done = self.work.ended(unit);
+                    self.settle(done);
+                }
                 merged = self.merge(), if may_plan => merged?,
                 () = sleep_until(due), if due.is_some() => {}
             }
@@ -283,8 +240,7 @@ impl<'a> Run<'a> {
             }
             let source = (side != Side::Target).then(|| self.source.pop()).flatten();
             let target = (side != Side::Source).then(|| self.target.pop()).flatten();
-            self.evidence.source_entries += u64::from(is_evidence(source.as_ref()));
-            self.evidence.target_entries += u64::from(is_evidence(target.as_ref()));
+            self.ledger.saw(source.as_ref(), target.as_ref());
             let found = Found { source, target, record };
             self.plan.step(found, self.source.head(), &mut steps);
             steps.drain(..).try_for_each(|step| self.take(step))?;
@@ -294,10 +250,9 @@ impl<'a> Run<'a> {
 
     /// A scan that fails before it gave anything means that the run could not start.
     fn not_started(&self, error: Error) -> Error {
-        let nothing_seen = self.evidence.source_entries + self.evidence.target_entries == 0;
         match error.kind() {
             ErrorKind::Unordered | ErrorKind::Usage | ErrorKind::Refused => error,
-            _ if nothing_seen => error.into_setup(),
+            _ if self.ledger.saw_nothing() => error.into_setup(),
             _ => error,
         }
     }
@@ -306,203 +261,64 @@ impl<'a> Run<'a> {
         match step {
             Step::Act(action) => {
                 if self.job.compare == CompareBy::Bytes {
-                    self.read_alone(&action);
+                    self.work.queue.read_alone(&action);
                 }
                 self.act(action, None)
             }
             Step::Compare(pair) => {
-                self.queue.pairs.push_back(pair);
+                self.work.queue.pairs.push_back(pair);
                 Ok(())
             }
             Step::Prune(directory) => self.prunes.put(&directory),
             Step::Unread(gap) => {
-                self.summary.unreadable += 1;
-                self.tell(&Event::Unread(&gap));
+                self.ledger.unread(&gap);
                 Ok(())
             }
         }
     }
 
-    /// Has read what is not compared with anything.
-    fn read_alone(&mut self, action: &Action) {
-        let (source, target) = match action {
-            Action::Transfer { source, replaces, .. } | Action::Copy { source, replaces, .. } => {
-                (Some(source), replaces.as_ref())
-            }
-            Action::Delete { target } | Action::Spare { target, .. } => (None, Some(target)),
-            Action::Keep { .. } | Action::Update { .. } | Action::Refuse { .. } => (None, None),
-        };
-        let sides = [(Side::Source, source), (Side::Target, target)];
-        let has_content = |(side, entry): (Side, Option<&Entry>)| {
-            Some((side, entry.filter(|entry| !entry.is_directory())?.clone()))
-        };
-        self.queue.alone.extend(sides.into_iter().filter_map(has_content));
-    }
-
     /// `hash` is what the source's file hashes to, where the comparison had to read it.
     fn act(&mut self, action: Action, hash: Option<FileHash>) -> Result<()> {
-        self.tell(&Event::Planned(&action));
+        self.ledger.planned(&action);
         match action {
-            Action::Transfer { source, replaces, why } | Action::Copy { source, replaces, why } => {
-                self.summary.to_transfer += 1;
-                self.summary.to_transfer_bytes += source.size;
-                self.summary.unknown += u64::from(why == Why::Unknown);
+            Action::Transfer { source, replaces, .. } | Action::Copy { source, replaces, .. } => {
                 if self.job.delete && self.job.effect == Effect::Apply && replaces.is_none() {
-                    self.unseen.insert(source.key.clone());
+                    self.ledger.may_be_renamed(&source.key);
                 }
-                self.enqueue(Transfer { entry: source, hash });
+                self.work.transfer(Transfer { entry: source, hash });
             }
             Action::Update { source, target, record } => {
-                self.summary.to_update += 1;
-                if self.job.effect == Effect::Apply {
-                    let record = Some(record);
-                    self.queue.updates.push_back(Pair { source, target, record });
-                }
+                self.work.update(Pair { source, target, record: Some(record) });
             }
-            Action::Delete { target } => {
-                self.evidence.deletes += 1;
-                self.deletes.put(&target)?;
-            }
-            Action::Keep { key, .. } => self.summary.kept += u64::from(!key.is_directory()),
-            Action::Spare { .. } => self.summary.spared += 1,
-            Action::Refuse { .. } => self.summary.refused += 1,
+            Action::Delete { target } => self.deletes.put(&target)?,
+            Action::Keep { .. } | Action::Spare { .. } | Action::Refuse { .. } => {}
         }
         Ok(())
     }
 
-    fn enqueue(&mut self, transfer: Transfer) {
-        if self.job.effect != Effect::Apply {
-            return;
-        }
-        if transfer.entry.size > MULTIPART_THRESHOLD {
-            self.queue.large.push_back(transfer);
-        } else {
-            self.queue.small.push_back(transfer);
-        }
-    }
-
-    /// Puts as many units of work under way as there is room for.
-    fn dispatch(&mut self, running: &mut Running<'a>) {
-        while self.queue.large_under_way < LARGE_FILES
-            && let Some(transfer) = self.queue.large.pop_front()
-        {
-            self.start(running, vec![transfer], 1);
-        }
-        let together = match self.route.deed() {
-            Deed::Upload => BATCH_FILES,
-            Deed::Download | Deed::Copy | Deed::Update | Deed::Delete => 1,
-        };
-        while self.queue.files_under_way < 2 * self.job.transfers.max(1) {
-            let batch = self.queue.next_small(together);
-            if batch.is_empty() {
-                break;
-            }
-            self.start(running, batch, 0);
-        }
-        while self.queue.files_under_way < 2 * self.job.transfers.max(1)
-            && let Some(pair) = self.queue.updates.pop_front()
-        {
-            self.update(running, pair);
-        }
-        while self.queue.pairs_under_way < self.job.transfers.max(1) && !self.queue.pairs.is_empty()
-        {
-            self.compare(running);
-        }
-        while self.queue.files_under_way < self.job.transfers.max(1)
-            && let Some((side, entry)) = self.queue.alone.pop_front()
-        {
-            let (route, context) = (self.route, self.context);
-            self.queue.files_under_way += 1;
-            running.push(Box::pin(async move {
-                let disagreements = route.inspect(context, side, &entry).await;
-                Unit { files: 1, large: 0, done: Done::Read(entry.key, disagreements) }
-            }));
-        }
-        let idle_memory = running.is_empty() && self.planned && self.memory.is_waiting();
-        if !self.writing && (self.memory.is_due() || idle_memory) {
-            self.writing = true;
-            let writing = self.memory.write();
-            running.push(Box::pin(async move {
-                Unit { files: 0, large: 0, done: Done::Written(writing.await) }
-            }));
-        }
-        let idle = running.is_empty() && !self.group.landings.is_empty();
-        if idle || self.group.is_due() {
-            let (route, group) = (self.route, self.group.take());
-            running.push(Box::pin(async move {
-                Unit { files: 0, large: 0, done: Done::Landed(route.land(group).await) }
-            }));
-        }
-        self.announce_completeness();
-    }
-
-    fn start(&mut self, running: &mut Running<'a>, transfers: Vec<Transfer>, large: usize) {
-        let (route, context) = (self.route, self.context);
-        let files = if large > 0 { 0 } else { transfers.len() };
-        self.queue.files_under_way += files;
-        self.queue.large_under_way += large;
-        running.push(Box::pin(async move {
-            Unit { files, large, done: Done::Moved(route.transfer(context, transfers).await) }
-        }));
-    }
-
-    fn update(&mut self, running: &mut Running<'a>, pair: Pair) {
-        let (route, context) = (self.route, self.context);
-        let Pair { source, target, record: Some(record) } = pair else { return };
-        self.queue.files_under_way += 1;
-        running.push(Box::pin(async move {
-            let ended = route.update(context, source, &target, *record).await;
-            Unit { files: 1, large: 0, done: Done::Moved(Moved::Ended(ended)) }
-        }));
-    }
-
-    /// Puts a comparison by content under way: several small ones, or one large one.
-    fn compare(&mut self, running: &mut Running<'a>) {
-        let small = |pair: &&Pair| pair.source.size <= SMALL_BYTES;
-        let count = self.queue.pairs.iter().take(BATCH_FILES).take_while(small).count().max(1);
-        let (route, context) = (self.route, self.context);
-        let questions = self.queue.pairs.drain(..count).map(|pair| route.question(pair)).collect();
-        self.queue.pairs_under_way += count;
-        running.push(Box::pin(async move {
-            let done = Done::Resolved(resolve(context, questions).await);
-            Unit { files: 0, large: 0, done }
-        }));
-    }
-
     /// Says once that the totals are known.
     fn announce_completeness(&mut self) {
-        let undecided = self.queue.pairs.len() + self.queue.pairs_under_way;
-        if self.planned && undecided == 0 && !self.complete {
+        if self.planned && self.work.undecided() == 0 && !self.complete {
             self.complete = true;
-            self.tell(&Event::PlanComplete);
+            self.ledger.tell(&Event::PlanComplete);
         }
     }
 
-    fn settle(&mut self, unit: Unit) {
-        self.queue.files_under_way -= unit.files;
-        self.queue.large_under_way -= unit.large;
-        match unit.done {
-            Done::Landed(ended) | Done::Moved(Moved::Ended(ended)) => self.account(ended),
-            Done::Moved(Moved::Fetched(landing)) => self.group.add(*landing),
-            Done::Read(key, Ok(disagreements)) => self.disagree(&key, &disagreements),
+    fn settle(&mut self, done: Done) {
+        match done {
+            Done::Ended(ended) => self.account(ended),
+            Done::Fetched(_) => {}
+            Done::Read(key, Ok(disagreements)) => self.ledger.disagree(&key, &disagreements),
             Done::Read(key, Err(error)) => self.fail(key, error),
-            Done::Written(trouble) => {
-                self.writing = false;
-                self.memory.troubles.extend(trouble);
-            }
-            Done::Resolved(answers) => {
-                self.queue.pairs_under_way -= answers.len();
-                for answer in answers {
-                    self.resolved(answer);
-                }
-            }
+            Done::Written(trouble) => self.memory.troubles.extend(trouble),
+            Done::Resolved(answers) => answers.into_iter().for_each(|answer| self.resolved(answer)),
         }
         self.tell_troubles();
     }
 
     fn resolved(&mut self, answer: Answer) {
         let Answer { pair, verdict, hash, disagreements } = answer;
-        self.disagree(&pair.source.key, &disagreements);
+        self.ledger.disagree(&pair.source.key, &disagreements);
         let verdict = match verdict {
             // A target that can't be read is replaced; a source that can't be is a failure.
             Err(error) if self.route.deed() == Deed::Download && is_unread(error.kind()) => {
@@ -526,41 +342,18 @@ impl<'a> Run<'a> {
         let _ = self.act(action, hash);
     }
 
-    fn disagree(&mut self, key: &Key, disagreements: &[String]) {
-        for what in disagreements {
-            self.summary.disagreements += 1;
-            self.tell(&Event::Disagreement { key, what });
-        }
-    }
-
     fn fail(&mut self, key: Key, error: Error) {
         let deed = self.route.deed();
         let outcome = Outcome { key, deed, result: Err(error), unverified: false };
-        self.account(vec![Ended::from(outcome)]);
+        self.ledger.ended(&outcome);
     }
 
     fn account(&mut self, ended: Vec<Ended>) {
         for Ended { outcome, change } in ended {
-            let was_unseen = self.unseen.remove(&outcome.key);
-            let unread = outcome.result.as_ref().is_err_and(|error| is_unread(error.kind()));
-            self.evidence.failed += u64::from(was_unseen && unread);
-            match &outcome.result {
-                Ok(_) => {
-                    self.lost = 0;
-                    if let Some(change) = change {
-                        self.memory.note(change);
-                    }
-                }
-                Err(error) => {
-                    let is_lost = matches!(error.kind(), ErrorKind::Network | ErrorKind::Hung);
-                    self.lost = if is_lost { self.lost + 1 } else { 0 };
-                    if self.errors.len() < KEPT_ERRORS {
-                        self.errors.push(error.to_string());
-                    }
-                }
+            if let Some(change) = change.filter(|_| outcome.result.is_ok()) {
+                self.memory.note(change);
             }
-            self.summary.count(&outcome);
-            self.tell(&Event::Finished(&outcome));
+            self.ledger.ended(&outcome);
         }
     }
 
@@ -570,20 +363,21 @@ impl<'a> Run<'a> {
             let cause = "the patterns exclude every entry of the source";
             return Err(Error::new(ErrorKind::Usage, "nothing to do", cause));
         }
-        if self.evidence.source_entries == 0 {
+        if self.ledger.evidence.source_entries == 0 {
             let place = self.job.source.name("");
-            self.tell(&Event::Notice(&format!("the source is empty: nothing is in {place}")));
+            self.ledger
+                .tell(&Event::Notice(&format!("the source is empty: nothing is in {place}")));
         }
-        self.evidence.failed += self.summary.failed;
-        match guard(self.evidence, self.job.allowed) {
-            Err(error) => self.summary.guard = Some(error.to_string()),
-            Ok(Decision::Skip) => self.summary.undeleted = self.evidence.deletes,
+        self.ledger.evidence.failed += self.ledger.summary.failed;
+        match guard(self.ledger.evidence, self.job.allowed) {
+            Err(error) => self.ledger.summary.guard = Some(error.to_string()),
+            Ok(Decision::Skip) => self.ledger.summary.undeleted = self.ledger.evidence.deletes,
             Ok(Decision::Delete) if self.job.effect != Effect::Apply => {
-                self.summary.to_delete = self.evidence.deletes;
+                self.ledger.summary.to_delete = self.ledger.evidence.deletes;
             }
             Ok(Decision::Delete) => self.delete_all(stop).await?,
         }
-        if self.summary.interrupted {
+        if self.ledger.summary.interrupted {
             return Ok(());
         }
         self.route.sync()
@@ -601,7 +395,7 @@ impl<'a> Run<'a> {
                 return self.prune_all().await;
             };
             if stop.is_requested() {
-                self.summary.interrupted = true;
+                self.ledger.summary.interrupted = true;
                 return Ok(());
             }
             last = Some(end.key.clone());
@@ -635,18 +429,5 @@ fn forgotten(outcome: Outcome) -> Ended {
 async fn sleep_until(due: Option<tokio::time::Instant>) {
     if let Some(due) = due {
         tokio::time::sleep_until(due).await;
-    }
-}
-
-fn is_unread(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Unreadable | ErrorKind::Changed)
-}
-
-/// Directories prove nothing: an unmounted tree has some, too.
-fn is_evidence(item: Option<&Scanned>) -> bool {
-    match item {
-        None => false,
-        Some(Scanned::Entry(entry)) => !entry.is_directory(),
-        Some(Scanned::Gap(_) | Scanned::Unnamed { .. }) => true,
     }
 }

@@ -3,14 +3,14 @@
 
 use super::proof::{Finding, Proof};
 use super::resolve::Content;
-use super::upload::hash_file;
+use super::upload::{hash_file, open};
 use super::{Context, blocking, may_resume};
 use crate::bucket::{Bucket, ObjectInfo};
 use crate::catalog::Record;
 use crate::entry::{Entry, EntryKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::{Blake3, ETag};
-use crate::hash::{Source, read_link};
+use crate::hash::read_link;
 use bytes::Bytes;
 use futures::StreamExt;
 use std::path::Path;
@@ -56,9 +56,8 @@ async fn hash_local(context: &Context<'_>, path: &Path, entry: &Entry) -> Result
     if entry.kind == EntryKind::Symlink {
         return read_link(path).map(|text| Blake3::of(&text));
     }
-    let (path, signature) = (path.to_owned(), entry.signature());
-    let signature = signature.expect("a local entry has a signature");
-    let source = Arc::new(blocking(move || Source::open(&path, signature)).await?);
+    let signature = entry.signature().expect("a local entry has a signature");
+    let source = open(path, signature).await?;
     hash_file(context, &source, entry).await.map(|hash| hash.blake3)
 }
 

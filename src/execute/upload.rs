@@ -17,7 +17,7 @@ use crate::hash::{FileHash, Source, is_settled, merge_parts, read_link};
 use crate::key::Key;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -215,8 +215,7 @@ async fn send_large(
         return Err(Error::new(ErrorKind::Refused, what, "it is larger than 5 TiB, S3's limit"));
     }
     let (signature, mode) = local(entry)?;
-    let path = upload.path.clone();
-    let source = Arc::new(blocking(move || Source::open(&path, signature)).await?);
+    let source = open(&upload.path, signature).await?;
     let part = part_bytes(entry.size);
     context.observer.event(&Event::Started { key: &entry.key, bytes: entry.size });
     let hash = match &upload.hash {
@@ -247,6 +246,11 @@ async fn send_large(
     let md5s = parts.iter().filter_map(|part| md5_of(&part.etag)).collect();
     stored.parts = Some(Parts { part_bytes: part, hashes: hash.parts, md5s });
     Ok(stored)
+}
+
+pub(super) async fn open(path: &Path, signature: Signature) -> Result<Arc<Source>> {
+    let path = path.to_owned();
+    blocking(move || Source::open(&path, signature)).await.map(Arc::new)
 }
 
 async fn find_twins(context: &Context<'_>, hash: &FileHash, size: u64) -> Vec<Record> {

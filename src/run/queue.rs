@@ -2,7 +2,7 @@
 
 use crate::entry::Entry;
 use crate::execute::{Landing, SMALL_BYTES};
-use crate::plan::{Pair, Side};
+use crate::plan::{Action, Pair, Side};
 use crate::route::Transfer;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const GROUP_FILES: usize = 128;
 const GROUP_BYTES: u64 = 256 << 20;
 const GROUP_AGE: Duration = Duration::from_secs(2);
 
-/// Steps that wait, and the room that those under way take.
+/// Steps that wait.
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) small: VecDeque<Transfer>,
@@ -23,15 +23,28 @@ pub(super) struct Queue {
     pub(super) alone: VecDeque<(Side, Entry)>,
     /// Files whose objects' metadata are to be brought up to date.
     pub(super) updates: VecDeque<Pair>,
-    pub(super) files_under_way: usize,
-    pub(super) large_under_way: usize,
-    pub(super) pairs_under_way: usize,
 }
 
 impl Queue {
     pub(super) fn waiting(&self) -> usize {
         let transfers = self.small.len() + self.large.len() + self.updates.len();
         transfers + self.pairs.len() + self.alone.len()
+    }
+
+    /// Has what `action` is about read, since it is not compared with anything.
+    pub(super) fn read_alone(&mut self, action: &Action) {
+        let (source, target) = match action {
+            Action::Transfer { source, replaces, .. } | Action::Copy { source, replaces, .. } => {
+                (Some(source), replaces.as_ref())
+            }
+            Action::Delete { target } | Action::Spare { target, .. } => (None, Some(target)),
+            Action::Keep { .. } | Action::Update { .. } | Action::Refuse { .. } => (None, None),
+        };
+        let sides = [(Side::Source, source), (Side::Target, target)];
+        let has_content = |(side, entry): (Side, Option<&Entry>)| {
+            Some((side, entry.filter(|entry| !entry.is_directory())?.clone()))
+        };
+        self.alone.extend(sides.into_iter().filter_map(has_content));
     }
 
     /// The next small files, at most `together` and of no more than 1 MiB, or a single one.
