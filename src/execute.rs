@@ -8,6 +8,7 @@ mod copy;
 mod delete;
 mod download;
 mod inspect;
+mod landing;
 mod parts;
 mod proof;
 mod resolve;
@@ -15,8 +16,9 @@ mod upload;
 
 pub(crate) use copy::{copy, update_metadata};
 pub(crate) use delete::{delete_local, delete_objects};
-pub(crate) use download::{Download, Landing, commit, download, may_resume};
+pub(crate) use download::{Download, download, download_batch, may_resume};
 pub(crate) use inspect::{inspect, remembered};
+pub(crate) use landing::{Landing, commit};
 pub(crate) use proof::{Finding, Proof};
 pub(crate) use resolve::{Answer, Content, Question, resolve};
 pub(crate) use upload::{Upload, upload_batch, upload_stream};

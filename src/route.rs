@@ -8,7 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Outcome};
 use crate::execute::{
     Content, Context, Download, Ended, Landing, Question, Upload, blocking, commit, copy,
-    delete_local, delete_objects, download, inspect, remembered, update_metadata, upload_batch,
+    delete_local, delete_objects, download_batch, inspect, remembered, update_metadata,
+    upload_batch,
 };
 use crate::hash::FileHash;
 use crate::job::{Afterwards, Effect, Job, Place};
@@ -59,11 +60,12 @@ pub(crate) struct Transfer {
 }
 
 /// What a unit of work comes back with.
-pub(crate) enum Moved {
-    /// It has ended.
-    Ended(Vec<Ended>),
-    /// It is fetched, and waits for its group to land.
-    Fetched(Box<Landing>),
+#[derive(Default)]
+pub(crate) struct Moved {
+    /// What has ended.
+    pub ended: Vec<Ended>,
+    /// What is fetched, and waits for its group to land.
+    pub fetched: Vec<Landing>,
 }
 
 impl<'a> Route<'a> {
@@ -199,21 +201,20 @@ impl<'a> Route<'a> {
         Question { pair, source, target, by: self.job.compare }
     }
 
-    /// Moves these entries; all but small uploads come one at a time.
+    /// Moves these entries: several small ones, or one.
     pub(crate) async fn transfer(&self, context: &Context<'_>, transfers: Vec<Transfer>) -> Moved {
-        match self.direction {
-            Direction::Up { root, to } => {
-                Moved::Ended(self.upload(context, root, to, transfers).await)
-            }
-            Direction::Down { from, .. } => self.fetch(context, from, transfers).await,
+        let ended = match self.direction {
+            Direction::Up { root, to } => self.upload(context, root, to, transfers).await,
+            Direction::Down { from, .. } => return self.fetch(context, from, transfers).await,
             Direction::Across { from, to } => {
                 let mut ended = Vec::with_capacity(transfers.len());
                 for transfer in transfers {
                     ended.push(self.copy(context, from, to, transfer.entry).await);
                 }
-                Moved::Ended(ended)
+                ended
             }
-        }
+        };
+        Moved { ended, fetched: Vec::new() }
     }
 
     async fn upload(
@@ -246,18 +247,16 @@ impl<'a> Route<'a> {
         from: Prefixed<'_>,
         transfers: Vec<Transfer>,
     ) -> Moved {
-        let mut ended = Vec::new();
         let Some(tree) = &self.tree else {
-            return Moved::Ended(ended);
+            return Moved::default();
         };
-        for Transfer { entry, .. } in transfers {
+        let download = |Transfer { entry, .. }: Transfer| {
             let object_key = from.key(&entry);
-            match download(context, from.bucket, tree, Download { object_key, entry }).await {
-                Ok(landing) => return Moved::Fetched(Box::new(landing)),
-                Err(outcome) => ended.push(Ended::from(*outcome)),
-            }
-        }
-        Moved::Ended(ended)
+            Download { object_key, entry }
+        };
+        let batch = transfers.into_iter().map(download).collect();
+        let (fetched, failed) = download_batch(context, from.bucket, tree, batch).await;
+        Moved { ended: failed.into_iter().map(Ended::from).collect(), fetched }
     }
 
     async fn copy(

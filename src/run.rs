@@ -306,8 +306,7 @@ impl<'a> Run<'a> {
 
     fn settle(&mut self, done: Done) {
         match done {
-            Done::Ended(ended) => self.account(ended),
-            Done::Fetched(_) => {}
+            Done::Moved(moved) => self.account(moved.ended),
             Done::Read(key, Ok(disagreements)) => self.ledger.disagree(&key, &disagreements),
             Done::Read(key, Err(error)) => self.fail(key, error),
             Done::Written(trouble) => self.memory.troubles.extend(trouble),

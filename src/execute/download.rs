@@ -4,16 +4,17 @@
 //! ranges in parallel, hashed as they are written. Nothing gets its name before its bytes are on the
 //! disk: a group of files is made durable by one `syncfs`, then renamed.
 
+use super::landing::{Fetched, Landing, copy_local, write_whole};
 use super::parts::{PARTS_IN_FLIGHT, ranges};
 use super::proof::{Finding, Proof};
-use super::{Attempts, Context, Ended, blocking};
-use crate::bucket::{Bucket, Metadata, ObjectInfo};
-use crate::catalog::{Change, Parts, Record, Stamp};
+use super::{Attempts, Context, SMALL_BYTES, blocking};
+use crate::bucket::{Bucket, ObjectInfo};
+use crate::catalog::Parts;
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Event, Outcome};
 use crate::fingerprint::{Blake3, ETag, MIB};
-use crate::hash::{PartHasher, group_parts, is_settled, merge_parts};
+use crate::hash::{PartHasher, group_parts, merge_parts};
 use crate::key::Key;
 use crate::tree::{Staged, Tree};
 use blake3::hazmat::ChainingValue;
@@ -45,23 +46,6 @@ pub(crate) struct Download {
     pub entry: Entry,
 }
 
-/// A file that is written and verified, but has not got its name yet.
-pub(crate) struct Landing {
-    fetched: Fetched,
-    pub entry: Entry,
-}
-
-/// A content on its way to a name.
-struct Fetched {
-    /// None for a directory.
-    staged: Option<Staged>,
-    /// Fetched, or copied from another file here.
-    deed: Deed,
-    blake3: Option<Blake3>,
-    parts: Option<Parts>,
-    finding: Finding,
-}
-
 /// The error where the content is not what the object's own hash says.
 fn agree(what: impl FnOnce() -> String, finding: Finding) -> Result<Finding> {
     match finding {
@@ -71,6 +55,102 @@ fn agree(what: impl FnOnce() -> String, finding: Finding) -> Result<Finding> {
             Err(Error::new(ErrorKind::Corrupt, what(), cause))
         }
     }
+}
+
+/// Fetches objects up to the point where they can land: small ones together, so that all of them take
+/// one hop to a blocking thread.
+pub(crate) async fn download_batch(
+    context: &Context<'_>,
+    bucket: &Arc<dyn Bucket>,
+    tree: &Arc<Tree>,
+    batch: Vec<Download>,
+) -> (Vec<Landing>, Vec<Outcome>) {
+    let is_small = |d: &Download| !d.entry.is_directory() && d.entry.size <= SMALL_BYTES;
+    let (small, mut alone): (Vec<Download>, Vec<Download>) =
+        batch.into_iter().partition(|download| is_small(download));
+    let (mut landings, mut outcomes) = (Vec::new(), Vec::new());
+    let small = without_twins(context, small, &mut alone).await;
+    for (download, fetched) in fetch_small(context, bucket, tree, small).await {
+        match fetched {
+            Ok(fetched) => landings.push(Landing { fetched, entry: download.entry }),
+            // Its bytes turned out wrong on the way: it is begun again.
+            Err(error) if error.kind() == ErrorKind::Corrupt => alone.push(download),
+            Err(error) => outcomes.push(failed(download.entry.key, error)),
+        }
+    }
+    for one in alone {
+        match download(context, bucket, tree, one).await {
+            Ok(landing) => landings.push(landing),
+            Err(outcome) => outcomes.push(*outcome),
+        }
+    }
+    (landings, outcomes)
+}
+
+/// Sorts out the objects whose content may already be in a file here.
+async fn without_twins(
+    context: &Context<'_>,
+    batch: Vec<Download>,
+    alone: &mut Vec<Download>,
+) -> Vec<Download> {
+    let Some(catalog) = context.twins.clone().filter(|_| !batch.is_empty()) else {
+        return batch;
+    };
+    let etags: Vec<(Option<ETag>, u64)> =
+        batch.iter().map(|d| (d.entry.etag().cloned(), d.entry.size)).collect();
+    let found = blocking(move || {
+        let has_twin = |(etag, size): (Option<ETag>, u64)| {
+            let twins = etag.map(|etag| catalog.twins_by_etag(&etag, size));
+            twins.unwrap_or(Ok(Vec::new())).map(|twins| !twins.is_empty())
+        };
+        etags.into_iter().map(has_twin).collect::<Result<Vec<bool>>>()
+    })
+    .await;
+    let mut found = context.looked_up(found).into_iter();
+    let (twins, rest): (Vec<_>, _) = batch.into_iter().partition(|_| found.next().unwrap_or(false));
+    alone.extend(twins);
+    rest
+}
+
+async fn fetch_small(
+    context: &Context<'_>,
+    bucket: &Arc<dyn Bucket>,
+    tree: &Arc<Tree>,
+    batch: Vec<Download>,
+) -> Vec<(Download, Result<Fetched>)> {
+    let _memory = context.budget.take(batch.iter().map(|d| d.entry.size).sum()).await;
+    let arriving = batch.into_iter().map(|download| async move {
+        let Download { object_key, entry } = &download;
+        let fetch = Fetch { context, bucket, tree, object_key, entry };
+        context.observer.event(&Event::Started { key: &entry.key, bytes: entry.size });
+        let arrived = fetch.collect().await.map(|(info, frames)| (fetch.what(), info, frames));
+        if arrived.is_ok() {
+            fetch.moved(entry.size);
+        }
+        (download, arrived)
+    });
+    let arrived = futures::future::join_all(arriving).await;
+    let tree = Arc::clone(tree);
+    blocking(move || {
+        let stage = |(download, arrived): (Download, Result<Arrived>)| {
+            let staged =
+                arrived.and_then(|arrived| stage_small(&tree, &download.entry.key, arrived));
+            (download, staged)
+        };
+        arrived.into_iter().map(stage).collect()
+    })
+    .await
+}
+
+/// What it is called in messages, what the server says of it, its bytes.
+type Arrived = (String, ObjectInfo, Vec<Bytes>);
+
+/// Verifies and writes a content that is in memory. Blocks.
+fn stage_small(tree: &Arc<Tree>, key: &Key, (what, info, frames): Arrived) -> Result<Fetched> {
+    let (blake3, finding) = Proof::of(&info).check(&frames);
+    let finding = agree(|| what, finding)?;
+    let staged = Some(write_whole(tree, key, &info.metadata, &frames)?);
+    Ok(Fetched { staged, deed: Deed::Download, blake3: Some(blake3), parts: None, finding })
 }
 
 /// Fetches one object up to the point where it can land.
@@ -177,15 +257,9 @@ impl Fetch<'_> {
         let _memory = self.context.budget.take(self.entry.size).await;
         let (info, frames) = self.collect().await?;
         self.moved(self.entry.size);
-        let (tree, key, what) = (Arc::clone(self.tree), self.entry.key.clone(), self.what());
-        blocking(move || {
-            let (blake3, finding) = Proof::of(&info).check(&frames);
-            let finding = agree(|| what, finding)?;
-            let staged = Some(write_whole(&tree, &key, &info.metadata, &frames)?);
-            let deed = Deed::Download;
-            Ok(Fetched { staged, deed, blake3: Some(blake3), parts: None, finding })
-        })
-        .await
+        let (tree, key) = (Arc::clone(self.tree), self.entry.key.clone());
+        let arrived = (self.what(), info, frames);
+        blocking(move || stage_small(&tree, &key, arrived)).await
     }
 
     /// The whole content in memory; a body that breaks is asked for anew.
@@ -383,88 +457,4 @@ fn parts_of(info: &ObjectInfo, values: Vec<ChainingValue>) -> Parts {
     let group = usize::try_from(part_bytes / RANGE_BYTES).unwrap_or(1);
     let hashes = if group > 1 { group_parts(&values, group) } else { values };
     Parts { part_bytes, hashes, md5s: Vec::new() }
-}
-
-/// Stages the content of another file of the directory, if that is what the object holds.
-fn copy_local(
-    tree: &Arc<Tree>,
-    key: &Key,
-    twin: &Record,
-    info: &ObjectInfo,
-    proof: &Proof,
-) -> Result<Option<Fetched>> {
-    let Some(Stamp::File { signature, .. }) = &twin.target else {
-        return Ok(None);
-    };
-    let Some(file) = tree.open_unchanged(&twin.key, signature) else {
-        return Ok(None);
-    };
-    let staged = tree.stage(key)?;
-    staged.copy_from(&file, info.size)?;
-    let mut hasher = proof.hasher();
-    staged.read_back(|bytes| hasher.update(bytes))?;
-    let (blake3, finding) = proof.conclude(hasher);
-    if finding != Finding::Proven {
-        return Ok(None);
-    }
-    staged.set_attributes(info.metadata.mode(), info.metadata.mtime())?;
-    let (staged, blake3) = (Some(staged), Some(blake3));
-    Ok(Some(Fetched { staged, deed: Deed::Copy, blake3, parts: None, finding }))
-}
-
-fn write_whole(
-    tree: &Arc<Tree>,
-    key: &Key,
-    metadata: &Metadata,
-    frames: &[Bytes],
-) -> Result<Staged> {
-    if metadata.is_symlink() {
-        let staged = tree.stage_symlink(key, &frames.concat())?;
-        staged.set_attributes(None, metadata.mtime())?;
-        return Ok(staged);
-    }
-    let staged = tree.stage(key)?;
-    staged.write_at(frames, 0)?;
-    staged.set_attributes(metadata.mode(), metadata.mtime())?;
-    Ok(staged)
-}
-
-/// Makes a group of files durable and gives them their names. Where the disk fails, none of them is
-/// said to be done.
-pub(crate) async fn commit(tree: Arc<Tree>, group: Vec<Landing>) -> Vec<Ended> {
-    blocking(move || {
-        let synced = tree.sync();
-        group.into_iter().map(|landing| land(landing, synced.as_ref())).collect()
-    })
-    .await
-}
-
-fn land(landing: Landing, synced: Result<&(), &Error>) -> Ended {
-    let Landing { fetched, entry } = landing;
-    let Fetched { staged, deed, blake3, parts, finding } = fetched;
-    let landed = match (synced, staged) {
-        (Err(error), _) => {
-            let what = format!("cannot write {}", entry.key);
-            Err(Error::new(ErrorKind::Write, what, error.cause()))
-        }
-        (Ok(()), None) => Ok(None),
-        (Ok(()), Some(staged)) => staged.land().map(Some),
-    };
-    let (result, looks) = match landed {
-        Ok(looks) => (Ok(entry.size), looks),
-        Err(error) => (Err(error), None),
-    };
-    let change = looks.map(|(signature, mode)| {
-        let record = Record {
-            key: entry.key.clone(),
-            size: entry.size,
-            blake3,
-            source: Stamp::of(&entry),
-            target: is_settled(&signature).then_some(Stamp::File { signature, mode }),
-            drifted: false,
-        };
-        Change::Put(Box::new(record), parts)
-    });
-    let unverified = finding == Finding::Unproven;
-    Ended { outcome: Outcome { key: entry.key, deed, result, unverified }, change }
 }

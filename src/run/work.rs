@@ -5,7 +5,7 @@ use super::queue::{Group, Queue};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::event::Deed;
-use crate::execute::{Answer, BATCH_FILES, Context, Ended, Landing, SMALL_BYTES, resolve};
+use crate::execute::{Answer, BATCH_FILES, Context, Landing, SMALL_BYTES, resolve};
 use crate::fingerprint::MULTIPART_THRESHOLD;
 use crate::job::{Effect, Job};
 use crate::key::Key;
@@ -20,10 +20,8 @@ const LARGE_FILES: usize = 4;
 
 /// What a unit of work has come to.
 pub(super) enum Done {
-    /// Transfers have ended.
-    Ended(Vec<Ended>),
-    /// A file is fetched, and waits for others to land with.
-    Fetched(Box<Landing>),
+    /// Transfers have ended, or wait for others to land with.
+    Moved(Moved),
     /// Pairs were compared.
     Resolved(Vec<Answer>),
     /// An entry was read; what does not agree with its bytes.
@@ -104,15 +102,17 @@ impl<'a> Work<'a> {
         self.under_way.large -= room.large;
         self.under_way.pairs -= room.pairs;
         match done {
-            Done::Fetched(landing) => {
-                self.group.add(*landing);
-                Done::Ended(Vec::new())
+            Done::Moved(Moved { ended, fetched }) => {
+                for landing in fetched {
+                    self.group.add(landing);
+                }
+                Done::Moved(Moved { ended, fetched: Vec::new() })
             }
             Done::Written(trouble) => {
                 self.writing = false;
                 Done::Written(trouble)
             }
-            Done::Ended(_) | Done::Resolved(_) | Done::Read(..) => done,
+            Done::Resolved(_) | Done::Read(..) => done,
         }
     }
 
@@ -151,11 +151,9 @@ impl<'a> Work<'a> {
         }
         if (running.is_empty() && !self.group.landings.is_empty()) || self.group.is_due() {
             let (route, group) = (self.route, self.group.take());
-            self.start(
-                running,
-                Room::default(),
-                async move { Done::Ended(route.land(group).await) },
-            );
+            self.start(running, Room::default(), async move {
+                Done::Moved(Moved { ended: route.land(group).await, fetched: Vec::new() })
+            });
         }
     }
 
@@ -178,8 +176,8 @@ impl<'a> Work<'a> {
             self.start_transfer(running, Room { large: 1, ..Room::default() }, vec![transfer]);
         }
         let together = match self.route.deed() {
-            Deed::Upload => BATCH_FILES,
-            Deed::Download | Deed::Copy | Deed::Update | Deed::Delete => 1,
+            Deed::Upload | Deed::Download => BATCH_FILES,
+            Deed::Copy | Deed::Update | Deed::Delete => 1,
         };
         while self.under_way.files < 2 * self.job.transfers.max(1) {
             let batch = self.queue.next_small(together);
@@ -192,19 +190,19 @@ impl<'a> Work<'a> {
 
     fn start_transfer(&mut self, running: &mut Running<'a>, room: Room, transfers: Vec<Transfer>) {
         let (route, context) = (self.route, self.context);
-        self.start(running, room, async move {
-            match route.transfer(context, transfers).await {
-                Moved::Ended(ended) => Done::Ended(ended),
-                Moved::Fetched(landing) => Done::Fetched(landing),
-            }
-        });
+        self.start(
+            running,
+            room,
+            async move { Done::Moved(route.transfer(context, transfers).await) },
+        );
     }
 
     fn start_update(&mut self, running: &mut Running<'a>, pair: Pair) {
         let (route, context) = (self.route, self.context);
         let Pair { source, target, record: Some(record) } = pair else { return };
         self.start(running, Room { files: 1, ..Room::default() }, async move {
-            Done::Ended(route.update(context, source, &target, *record).await)
+            let ended = route.update(context, source, &target, *record).await;
+            Done::Moved(Moved { ended, fetched: Vec::new() })
         });
     }
 
