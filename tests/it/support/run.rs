@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,6 +15,11 @@ const TIME_LIMIT: Duration = Duration::from_mins(4);
 
 /// The user and group that owns nothing.
 pub const NOBODY: u32 = 65534;
+
+/// Where a run with this home keeps what it remembers.
+pub fn state_directory(home: &str) -> PathBuf {
+    Path::new(home).join("haul-state")
+}
 
 /// A command line of `haul`, to be run once.
 pub struct Run {
@@ -27,6 +33,7 @@ impl Run {
     pub fn bare(home: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
         command.env_clear().env("HOME", home).env("XDG_STATE_HOME", home);
+        command.env("HAUL_STATE_DIR", state_directory(home));
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         Self { command, secret: String::new(), stdin: Vec::new() }
     }

@@ -37,6 +37,11 @@ impl Server {
         self.kind == Kind::Rgw
     }
 
+    /// Whether HEAD tells the checksum that an object was sent with: Ceph 16 knows none.
+    pub fn keeps_checksums(&self) -> bool {
+        self.kind == Kind::Seaweed
+    }
+
     /// The host and port, for a proxy to connect to.
     pub fn address(&self) -> &str {
         self.endpoint

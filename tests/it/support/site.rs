@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::oracle::{OwnBucket, etag_of};
 use super::proxy::Proxy;
-use super::run::{NOBODY, Outcome, Run};
+use super::run::{self, NOBODY, Outcome, Run};
 use super::server::Server;
 use super::tree::{self, Node, Tree};
 
@@ -52,6 +52,18 @@ impl Site {
         match prefix {
             "" => format!("s3://{}", self.bucket.name),
             _ => format!("s3://{}/{prefix}", self.bucket.name),
+        }
+    }
+
+    /// Where this test's runs keep what they remember; no other test's do.
+    pub fn state_directory(&self) -> PathBuf {
+        run::state_directory(&self.at(""))
+    }
+
+    /// Makes the next run the first one: nothing is remembered.
+    pub fn forget(&self) {
+        if self.state_directory().exists() {
+            fs::remove_dir_all(self.state_directory()).unwrap();
         }
     }
 

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -148,6 +148,25 @@ pub fn chmod(path: impl AsRef<Path>, mode: u32) {
 pub fn touch(path: impl AsRef<Path>, seconds: u64) {
     let file = File::options().write(true).open(path).unwrap();
     file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+}
+
+/// Flips one bit of a file in place: its size stays, and its mtime is set back.
+pub fn flip_bit(path: impl AsRef<Path>, offset: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mtime = file.metadata().unwrap().modified().unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+    file.set_modified(mtime).unwrap();
+}
+
+/// Copies a tree's files, which get other mtimes.
+pub fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    for path in read(&from).keys() {
+        let (source, target) = (from.as_ref().join(path), to.as_ref().join(path));
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(source, target).unwrap();
+    }
 }
 
 /// Names of temporary files that a download left behind.
