@@ -31,18 +31,25 @@ pub(super) struct DeleteFailure {
     pub told: Told,
 }
 
+/// The deepest that answers nest, and some more.
+const MAX_DEPTH: usize = 8;
+
 /// Calls `leaf(path, text)` for each element that holds no others; `path` is the open elements'
 /// local names from the root. `None` for anything that is no well-formed XML.
 fn walk(xml: &[u8], mut leaf: impl FnMut(&[&str], &str)) -> Option<()> {
     let text = std::str::from_utf8(xml).ok()?;
     let mut reader = Reader::from_str(text);
-    let mut names: Vec<String> = Vec::new();
+    // Names are written over: a listing has eight elements a key.
+    let mut names: [String; MAX_DEPTH] = Default::default();
+    let mut depth = 0;
     let mut content = String::new();
     let mut is_leaf = false;
     loop {
         match reader.read_event().ok()? {
             Event::Start(start) => {
-                names.push(start.local_name().as_ref().to_owned());
+                let name = names.get_mut(depth)?;
+                start.local_name().as_ref().clone_into(name);
+                depth += 1;
                 content.clear();
                 is_leaf = true;
             }
@@ -51,13 +58,16 @@ fn walk(xml: &[u8], mut leaf: impl FnMut(&[&str], &str)) -> Option<()> {
             Event::GeneralRef(reference) => resolve(&reference, &mut content)?,
             Event::End(_) => {
                 if is_leaf {
-                    let path: Vec<&str> = names.iter().map(String::as_str).collect();
-                    leaf(&path, &content);
+                    let mut path = [""; MAX_DEPTH];
+                    for (place, name) in path.iter_mut().zip(&names[..depth]) {
+                        *place = name;
+                    }
+                    leaf(&path[..depth], &content);
                 }
-                names.pop()?;
+                depth = depth.checked_sub(1)?;
                 is_leaf = false;
             }
-            Event::Eof => return names.is_empty().then_some(()),
+            Event::Eof => return (depth == 0).then_some(()),
             Event::Empty(_)
             | Event::Comment(_)
             | Event::Decl(_)
@@ -78,6 +88,9 @@ fn resolve(reference: &quick_xml::events::BytesRef<'_>, content: &mut String) ->
 
 /// The error in `xml`, if that is what it holds.
 pub(super) fn parse_error(xml: &[u8]) -> Option<Told> {
+    if !is_error(xml)? {
+        return None;
+    }
     let mut told = Told::default();
     walk(xml, |path, text| match path {
         ["Error", "Code"] => text.clone_into(&mut told.code),
@@ -85,6 +98,18 @@ pub(super) fn parse_error(xml: &[u8]) -> Option<Told> {
         _ => {}
     })?;
     (!told.code.is_empty()).then_some(told)
+}
+
+/// True where the outermost element is an `Error`: a long listing need not be read for that.
+fn is_error(xml: &[u8]) -> Option<bool> {
+    let mut reader = Reader::from_str(std::str::from_utf8(xml).ok()?);
+    loop {
+        match reader.read_event().ok()? {
+            Event::Start(root) => return Some(root.local_name().as_ref() == "Error"),
+            Event::Eof | Event::Empty(_) => return Some(false),
+            _ => {}
+        }
+    }
 }
 
 /// A ListObjectsV2 answer that was asked for with `encoding-type=url`.
