@@ -104,13 +104,14 @@ pub trait Bucket: Debug + Send + Sync {
     fn abort_upload<'a>(&'a self, key: &'a str, upload: &'a str) -> BoxFuture<'a, Result<()>>;
 
     /// Copies an object of the same endpoint, of at most 5 GiB, within the server. Its headers and
-    /// metadata come along, or are replaced by those of `described`.
+    /// metadata come along, or are replaced by those of `described`. Answers the new ETag, if the
+    /// server tells it.
     fn copy<'a>(
         &'a self,
         source: &'a ObjectRef,
         key: &'a str,
         described: Option<&'a ObjectInfo>,
-    ) -> BoxFuture<'a, Result<()>>;
+    ) -> BoxFuture<'a, Result<Option<ETag>>>;
 
     /// Deletes up to [`MAX_BATCH_KEYS`] objects; answers those that could not be, with the reason.
     /// An object that is gone already is fine.

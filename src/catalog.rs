@@ -14,6 +14,7 @@ mod record;
 
 pub(crate) use history::Ending;
 pub use history::{History, PastRun};
+pub(crate) use lock::Lock;
 pub use lock::Runner;
 pub use record::{Parts, Record, Stamp};
 
@@ -21,10 +22,10 @@ use crate::entry::{Signature, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::{Blake3, ETag};
 use crate::key::Key;
-use database::Shape;
-use lock::Lock;
+use database::{Locking, Shape, Trouble};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Records that are read at a time.
@@ -97,37 +98,40 @@ pub enum Change {
     Forget(Key),
 }
 
-/// The memory of one pair, locked against other runs.
+/// The memory of one pair.
 #[derive(Debug)]
 pub struct Catalog {
     path: PathBuf,
     pair: Pair,
+    locking: Locking,
     connection: Mutex<Option<Connection>>,
-    /// Given back last.
-    lock: Mutex<Option<Lock>>,
+    /// The disk is full or broken: what is remembered still serves.
+    is_read_only: AtomicBool,
 }
 
 impl Catalog {
-    /// Opens the catalog of `pair` in the directory `state`, which is made where it is missing.
-    /// Answers what people should know, too.
+    /// Opens the catalog of `pair` in the directory `state`, whose lock is held. Answers what people
+    /// should know, too.
     ///
     /// # Errors
-    /// `Locked` where another run of the pair is under way; `Setup` where nothing can be kept there.
-    pub fn open(state: &Path, pair: Pair) -> Result<(Self, Option<String>)> {
-        make_state_directory(state)?;
-        let id = pair.id();
-        let lock = Lock::take(&state.join(format!("{id}.lock")))?;
-        let path = state.join(format!("{id}.db"));
-        let (connection, notice) = open_file(&path, &pair)?;
-        let (connection, lock) = (Mutex::new(Some(connection)), Mutex::new(Some(lock)));
-        Ok((Self { path, pair, connection, lock }, notice))
+    /// `Setup` where nothing can be kept there.
+    pub(crate) fn open(state: &Path, pair: Pair, lock: &Lock) -> Result<(Self, Option<String>)> {
+        let path = state.join(format!("{}.db", pair.id()));
+        let locking = if lock.is_real { Locking::Own } else { Locking::None };
+        let (connection, notice) = open_file(&path, &pair, locking)?;
+        let connection = Mutex::new(Some(connection));
+        let is_read_only = AtomicBool::new(false);
+        Ok((Self { path, pair, locking, connection, is_read_only }, notice))
     }
 
-    /// Ends it, though a thread may still hold it: nothing is found or remembered from here on, and
-    /// another run may begin.
+    /// True where there is a catalog of `pair`.
+    pub(crate) fn exists(state: &Path, pair: &Pair) -> bool {
+        state.join(format!("{}.db", pair.id())).exists()
+    }
+
+    /// Ends it, though a thread may still hold it: nothing is found or remembered from here on.
     pub fn close(&self) {
         drop(self.connection().take());
-        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     fn connection(&self) -> MutexGuard<'_, Option<Connection>> {
@@ -135,8 +139,8 @@ impl Catalog {
     }
 
     /// Runs `work` on the database. Where that fails because the file is bad, it is set aside and a
-    /// new one takes its place; where the disk fails, nothing is remembered any more. Either is told
-    /// once: later calls find nothing, and are no errors.
+    /// new one takes its place; where the disk fails, nothing more is written. Either is told once:
+    /// later calls find nothing, and are no errors.
     fn with<T: Default>(
         &self,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
@@ -149,25 +153,32 @@ impl Catalog {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        *guard = None;
-        let mut cause = format!("{error}; this run remembers nothing from here on");
-        if database::is_unfit(&error) {
-            // The check fails once, so that the file is set aside.
-            let first = std::cell::Cell::new(true);
-            let check = |_: &Connection| match first.replace(false) {
-                true => Err(error.to_string()),
-                false => Ok(()),
-            };
-            match database::open(&self.path, &SHAPE, check) {
-                Ok((fresh, why)) => {
-                    describe(&fresh, &self.pair).ok();
-                    *guard = Some(fresh);
-                    cause = why.unwrap_or_default();
-                }
-                Err(other) => cause = format!("{cause}; {other}"),
+        let cause = match database::is_unfit(&error) {
+            true => {
+                *guard = None;
+                self.begin_anew(&mut guard, &error)
             }
-        }
+            false if self.is_read_only.swap(true, Ordering::Relaxed) => return Ok(T::default()),
+            false => format!("{error}; nothing more is remembered in this run"),
+        };
         Err(Error::new(ErrorKind::Setup, "the catalog failed", cause))
+    }
+
+    /// Sets a bad file aside, and opens a new one; answers what people should know.
+    fn begin_anew(&self, place: &mut Option<Connection>, error: &rusqlite::Error) -> String {
+        // The check fails once, so that the file is set aside.
+        let first = std::cell::Cell::new(true);
+        let check = |connection: &Connection| match first.replace(false) {
+            true => Err(Trouble::Unfit(error.to_string())),
+            false => Ok(describe(connection, &self.pair)?),
+        };
+        match database::open(&self.path, &SHAPE, self.locking, check) {
+            Ok((fresh, why)) => {
+                *place = Some(fresh);
+                why.unwrap_or_default()
+            }
+            Err(other) => format!("{error}; {other}; nothing is remembered in this run"),
+        }
     }
 
     /// The records behind `after` in key order, at most 1,024; empty at the end.
@@ -256,6 +267,9 @@ impl Catalog {
     /// # Errors
     /// `Setup`, once.
     pub fn write(&self, changes: &[Change]) -> Result<()> {
+        if self.is_read_only.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         self.with(|connection| {
             let transaction = connection.transaction()?;
             for change in changes {
@@ -296,28 +310,25 @@ pub(crate) fn make_state_directory(state: &Path) -> Result<()> {
     made.map_err(|e| Error::new(ErrorKind::Setup, format!("cannot make {}", state.display()), e))
 }
 
-fn open_file(path: &Path, pair: &Pair) -> Result<(Connection, Option<String>)> {
+fn open_file(path: &Path, pair: &Pair, locking: Locking) -> Result<(Connection, Option<String>)> {
     let check = |connection: &Connection| {
         let stored = |name: &str| {
-            connection
-                .query_row("SELECT value FROM meta WHERE name = ?1", [name], |r| r.get(0))
-                .optional()
-                .map_err(|e| e.to_string())
+            let select = "SELECT value FROM meta WHERE name = ?1";
+            connection.query_row(select, [name], |row| row.get::<_, String>(0)).optional()
         };
-        let found: (Option<String>, Option<String>) = (stored("source")?, stored("target")?);
-        match found {
-            (None, None) => describe(connection, pair).map_err(|e| e.to_string()),
+        match (stored("source")?, stored("target")?) {
+            (None, None) => Ok(describe(connection, pair)?),
             (Some(source), Some(target)) if source == pair.source && target == pair.target => {
                 Ok(())
             }
-            (source, target) => Err(format!(
+            (source, target) => Err(Trouble::Unfit(format!(
                 "it is the memory of {} -> {}",
                 source.unwrap_or_default(),
                 target.unwrap_or_default()
-            )),
+            ))),
         }
     };
-    database::open(path, &SHAPE, check)
+    database::open(path, &SHAPE, locking, check)
 }
 
 /// Writes down whose catalog it is, and makes what only this direction needs.
@@ -458,6 +469,10 @@ mod tests {
         }
     }
 
+    fn open(state: &Path, pair: &Pair) -> (Catalog, Option<String>) {
+        Catalog::open(state, pair.clone(), &Lock::take(state, pair).unwrap()).unwrap()
+    }
+
     fn put(catalog: &Catalog, record: &Record) {
         catalog.write(&[Change::Put(Box::new(record.clone()), None)]).unwrap();
     }
@@ -465,7 +480,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_in_key_order_by_a_later_run() {
         let state = tempfile::tempdir().unwrap();
-        let (catalog, notice) = Catalog::open(&state.path().join("deep/er"), pair()).unwrap();
+        let (catalog, notice) = open(&state.path().join("deep/er"), &pair());
         assert_eq!(notice, None);
         let records = ["a", "a-b", "a/b", "é"].map(|key| record(key, key.as_bytes()));
         for record in records.iter().rev() {
@@ -474,7 +489,7 @@ mod tests {
         put(&catalog, &record("gone", b"x"));
         catalog.write(&[Change::Forget(Key::new("gone"))]).unwrap();
         drop(catalog);
-        let (catalog, _) = Catalog::open(&state.path().join("deep/er"), pair()).unwrap();
+        let (catalog, _) = open(&state.path().join("deep/er"), &pair());
         assert_eq!(catalog.batch_after("").unwrap(), records);
         assert_eq!(catalog.batch_after("a-b").unwrap(), records[2..]);
         assert_eq!(catalog.record(&Key::new("a/b")).unwrap(), Some(records[2].clone()));
@@ -485,7 +500,7 @@ mod tests {
     #[test]
     fn parts_belong_to_one_content() {
         let state = tempfile::tempdir().unwrap();
-        let (catalog, _) = Catalog::open(state.path(), pair()).unwrap();
+        let (catalog, _) = open(state.path(), &pair());
         let record = record("large", b"content");
         let parts =
             Parts { part_bytes: 1 << 24, hashes: vec![[1; 32], [2; 32]], md5s: vec![[3; 16]] };
@@ -497,24 +512,24 @@ mod tests {
     #[test]
     fn two_runs_of_a_pair_exclude_each_other_and_those_of_another_do_not() {
         let state = tempfile::tempdir().unwrap();
-        let first = Catalog::open(state.path(), pair()).unwrap();
-        assert_eq!(Catalog::open(state.path(), pair()).unwrap_err().kind(), ErrorKind::Locked);
+        let first = Lock::take(state.path(), &pair()).unwrap();
+        assert_eq!(Lock::take(state.path(), &pair()).unwrap_err().kind(), ErrorKind::Locked);
         let other = Pair { target: "https://s3/b/q/".into(), ..pair() };
-        Catalog::open(state.path(), other).unwrap();
+        Lock::take(state.path(), &other).unwrap();
         drop(first);
-        Catalog::open(state.path(), pair()).unwrap();
+        Lock::take(state.path(), &pair()).unwrap();
     }
 
     #[test]
     fn the_catalog_of_another_pair_is_set_aside() {
         let state = tempfile::tempdir().unwrap();
         let other = Pair { target: "https://s3/b/q/".into(), ..pair() };
-        let (catalog, _) = Catalog::open(state.path(), other).unwrap();
+        let (catalog, _) = open(state.path(), &other);
         put(&catalog, &record("a", b"a"));
         let from = catalog.path.clone();
         drop(catalog);
         std::fs::copy(&from, state.path().join(format!("{}.db", pair().id()))).unwrap();
-        let (catalog, notice) = Catalog::open(state.path(), pair()).unwrap();
+        let (catalog, notice) = open(state.path(), &pair());
         assert!(notice.unwrap().contains("https://s3/b/q/"));
         assert_eq!(catalog.batch_after("").unwrap(), []);
     }
@@ -522,7 +537,7 @@ mod tests {
     #[test]
     fn a_catalog_that_breaks_in_use_is_told_once_and_begun_anew() {
         let state = tempfile::tempdir().unwrap();
-        let (catalog, _) = Catalog::open(state.path(), pair()).unwrap();
+        let (catalog, _) = open(state.path(), &pair());
         for number in 0..5000 {
             put(&catalog, &record(&format!("key/{number}"), &[1, 2]));
         }
@@ -532,7 +547,7 @@ mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[8192..].fill(0xa5);
         std::fs::write(&path, bytes).unwrap();
-        let (catalog, _) = Catalog::open(state.path(), pair()).unwrap();
+        let (catalog, _) = open(state.path(), &pair());
         let mut told = 0;
         for _ in 0..3 {
             told += u32::from(catalog.batch_after("").is_err());
@@ -540,7 +555,7 @@ mod tests {
         assert_eq!(told, 1);
         put(&catalog, &record("a", b"a"));
         drop(catalog);
-        let (catalog, notice) = Catalog::open(state.path(), pair()).unwrap();
+        let (catalog, notice) = open(state.path(), &pair());
         assert_eq!((notice, catalog.batch_after("").unwrap()), (None, vec![record("a", b"a")]));
     }
 }

@@ -27,6 +27,7 @@ use crate::bucket::Bucket;
 use crate::catalog::{Catalog, Change};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Observer, Outcome};
+use crate::stop::Stop;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -48,6 +49,8 @@ pub(crate) struct Context<'a> {
     /// remembered is to be trusted.
     pub twins: Option<Arc<Catalog>>,
     pub budget: Budget,
+    /// Asked by blocking work that takes long: its future may have been dropped.
+    pub stop: Stop,
     buffers: Arc<Buffers>,
     open_uploads: Mutex<HashMap<String, OpenUpload>>,
     /// Blocking threads that read and hash at once.
@@ -67,6 +70,7 @@ impl<'a> Context<'a> {
         Self {
             observer,
             twins: None,
+            stop: Stop::new(),
             budget: Budget::new(memory_bytes),
             buffers: Arc::default(),
             open_uploads: Mutex::default(),
@@ -81,7 +85,7 @@ impl<'a> Context<'a> {
     }
 
     /// What was looked up; where that failed, people are told, and nothing was found.
-    fn looked_up<T: Default>(&self, found: Result<T>) -> T {
+    pub(crate) fn looked_up<T: Default>(&self, found: Result<T>) -> T {
         found.unwrap_or_else(|error| {
             self.observer.event(&Event::Notice(&error.to_string()));
             T::default()
@@ -127,6 +131,14 @@ pub(crate) struct Ended {
 impl From<Outcome> for Ended {
     fn from(outcome: Outcome) -> Self {
         Self { outcome, change: None }
+    }
+}
+
+/// Fails where the run is to stop.
+fn go_on(stop: &Stop) -> Result<()> {
+    match stop.is_requested() {
+        true => Err(Error::new(ErrorKind::Interrupted, "stopped", "the run is to end")),
+        false => Ok(()),
     }
 }
 

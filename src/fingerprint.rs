@@ -115,6 +115,8 @@ impl ETag {
             Some((digest, parts)) => (digest, Some(parts.parse::<u32>())),
         };
         match (parse_hex(digest), parts) {
+            // Some gateways give every object this one.
+            (Some(md5), _) if md5 == [0; 16] => Self::Opaque("".into()),
             (Some(md5), None) => Self::Md5(md5),
             (Some(md5), Some(Ok(parts))) if parts > 0 => Self::Multipart(md5, parts),
             _ => Self::Opaque(text.into()),
@@ -200,6 +202,8 @@ mod tests {
             assert!(matches!(ETag::parse(odd), ETag::Opaque(_)), "{odd}");
         }
         assert_eq!(ETag::parse(&format!("{md5}-3")).to_string(), format!("{md5}-3"));
+        let zeros = "0".repeat(32);
+        assert_eq!(ETag::parse(&format!("{zeros}-1")), ETag::Opaque("".into()));
     }
 
     #[test]

@@ -42,30 +42,34 @@ const COARSE_TICK: Duration = Duration::from_secs(2);
 
 /// How long until a change of the file would show in its signature: a second change in the same tick
 /// of the clock does not. None where that can't be said (the file is from the future).
-///
-/// A file whose mtime was set, or that was renamed or chmodded since it was written, shows every
-/// change of its content by its mtime.
 fn unsettled_for(signature: &Signature) -> Option<Duration> {
-    let Signature { modified, changed, .. } = signature;
-    let tick = if changed.nanoseconds == 0 { COARSE_TICK } else { TICK };
-    let nanoseconds =
-        |time: &Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
-    let tick_ns = i128::try_from(tick.as_nanos()).unwrap_or(i128::MAX);
-    if (nanoseconds(changed) - nanoseconds(modified)).abs() > tick_ns {
-        return Some(Duration::ZERO);
-    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_nanos();
-    let age = i128::try_from(now).ok()? - nanoseconds(changed);
-    match u64::try_from(age) {
-        Err(_) => None,
-        Ok(age) => Some(tick.saturating_sub(Duration::from_nanos(age))),
-    }
+    let age = i128::try_from(now).ok()? - nanoseconds(&signature.changed);
+    let age = u64::try_from(age).ok()?;
+    Some(tick_of(signature).saturating_sub(Duration::from_nanos(age)))
+}
+
+fn tick_of(signature: &Signature) -> Duration {
+    if signature.changed.nanoseconds == 0 { COARSE_TICK } else { TICK }
+}
+
+fn nanoseconds(time: &Timestamp) -> i128 {
+    i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds)
 }
 
 /// True where any change of the file from now on will show in its signature.
 #[must_use]
 pub fn is_settled(signature: &Signature) -> bool {
     unsettled_for(signature) == Some(Duration::ZERO)
+}
+
+/// As [`is_settled`], of a file that haul has just given its mtime and its name: a change of its
+/// content shows by its mtime, which was set to the past.
+#[must_use]
+pub fn is_landed_settled(signature: &Signature) -> bool {
+    let past = nanoseconds(&signature.changed) - nanoseconds(&signature.modified);
+    let tick = i128::try_from(tick_of(signature).as_nanos()).unwrap_or(i128::MAX);
+    past > tick || is_settled(signature)
 }
 
 /// As [`is_settled`], after a wait of a tick if that helps. Blocks.
@@ -181,6 +185,16 @@ impl Source {
         Ok(hasher.chaining_value())
     }
 
+    /// Fails where `part`, which starts at `offset`, is no longer what hashed to `expected`.
+    ///
+    /// # Errors
+    /// `Changed`.
+    pub fn check_part(&self, part: &[u8], offset: u64, expected: &ChainingValue) -> Result<()> {
+        let mut hasher = PartHasher::new(offset);
+        hasher.update(part);
+        if hasher.chaining_value() == *expected { Ok(()) } else { Err(changed(&self.name)) }
+    }
+
     /// The BLAKE3 of the whole file in one thread.
     ///
     /// # Errors
@@ -193,7 +207,7 @@ impl Source {
         Ok(hasher.finalize().into())
     }
 
-    /// Feeds the whole file to `sink`, 256 KiB at a time.
+    /// Feeds the whole file to `sink`, 256 KiB at a time, and checks that it is what was scanned.
     ///
     /// # Errors
     /// `Changed` or `Unreadable`.
@@ -403,8 +417,10 @@ mod tests {
         assert!(settle(&signature(just_now, just_now)));
         let old = time(-9, 5);
         assert!(is_settled(&signature(old, old)));
-        // Its mtime was set: a change would show by that.
-        assert!(is_settled(&signature(old, just_now)));
+        // Its mtime was set to the past: a change would show by that.
+        let fresh = Timestamp { seconds: just_now.seconds + 5, ..just_now };
+        assert!(is_landed_settled(&signature(old, fresh)) && !is_settled(&signature(old, fresh)));
+        assert!(!is_landed_settled(&signature(fresh, fresh)));
         // Whole seconds: two changes within one look the same.
         let coarse = time(0, 0);
         assert!(!settle(&signature(coarse, coarse)));

@@ -58,7 +58,7 @@ impl Place {
 }
 
 /// The path without links, as far as it exists.
-fn resolved(path: &Path) -> PathBuf {
+pub(crate) fn resolved(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut missing = Vec::new();
     let mut existing = absolute.as_path();
@@ -83,18 +83,6 @@ pub enum Effect {
     Plan,
     /// Only say what differs.
     Check,
-}
-
-impl Effect {
-    /// Its name in the history of runs.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Apply => "sync",
-            Self::Plan => "plan",
-            Self::Check => "check",
-        }
-    }
 }
 
 /// What becomes of the source of a transfer that is done and durable.
@@ -133,6 +121,8 @@ pub struct Job {
     pub memory_bytes: u64,
     /// Write a file's new mtime and mode to its object, where only they have changed.
     pub update_metadata: bool,
+    /// What the history calls the run.
+    pub command: &'static str,
     /// The directory where runs are remembered, for the next run of the same pair; none remembers
     /// nothing, and holds no lock.
     pub state: Option<PathBuf>,
@@ -156,6 +146,7 @@ impl Job {
             transfers: 64,
             memory_bytes: 128 << 20,
             update_metadata: false,
+            command: "sync",
             state: None,
         }
     }

@@ -1,7 +1,7 @@
 //! The hashes of all files of a directory, or objects below a prefix, from what is known where that
 //! is enough.
 
-use crate::catalog::{Catalog, History, Record};
+use crate::catalog::{Catalog, History, Lock, Pair, Record};
 use crate::entry::{Entry, EntryKind, Scanned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Control, Deed, Event, Outcome, Summary};
@@ -80,7 +80,7 @@ pub async fn manifest(
         }
     }
     drop(hashes);
-    knowing.catalogs.iter().for_each(|catalog| catalog.close());
+    knowing.catalogs.iter().for_each(|(catalog, _)| catalog.close());
     Ok(summary)
 }
 
@@ -92,20 +92,19 @@ fn items(scan: Scan) -> impl futures::Stream<Item = Result<Scanned>> {
 }
 
 /// The catalogs of all pairs of which `place` is one end, except those that are in use.
-fn open_all(state: &Path, place: &Place, control: &Control<'_>) -> Vec<Arc<Catalog>> {
+fn open_all(state: &Path, place: &Place, control: &Control<'_>) -> Vec<(Arc<Catalog>, Lock)> {
     let tell = |error: &Error| control.observer.event(&Event::Notice(&error.to_string()));
     let pairs = History::of(state).pairs(&place.address()).unwrap_or_else(|error| {
         tell(&error);
         Vec::new()
     });
-    let open = |pair| match Catalog::open(state, pair) {
-        Ok((catalog, _)) => Some(Arc::new(catalog)),
-        Err(error) => {
-            tell(&error);
-            None
-        }
+    let open = |pair: Pair| -> Result<(Arc<Catalog>, Lock)> {
+        let lock = Lock::take(state, &pair)?;
+        let (catalog, _) = Catalog::open(state, pair, &lock)?;
+        Ok((Arc::new(catalog), lock))
     };
-    pairs.into_iter().filter_map(open).collect()
+    let pairs = pairs.into_iter().filter(|pair| Catalog::exists(state, pair));
+    pairs.filter_map(|pair| open(pair).inspect_err(tell).ok()).collect()
 }
 
 enum Hashed {
@@ -120,7 +119,7 @@ enum Hashed {
 struct Knowing<'a> {
     context: &'a Context<'a>,
     place: &'a Place,
-    catalogs: Vec<Arc<Catalog>>,
+    catalogs: Vec<(Arc<Catalog>, Lock)>,
     trusts: bool,
 }
 
@@ -151,7 +150,7 @@ impl Knowing<'_> {
     /// None where it is a link.
     async fn content_hash(&self, entry: &Entry) -> Result<Option<Blake3>> {
         const LINK: u32 = 0o120_000;
-        let record = if self.trusts { self.record(entry).await? } else { None };
+        let record = if self.trusts { self.record(entry).await } else { None };
         if let Some(record) = &record
             && let (Some(blake3), Some(mode)) = (remembered(Some(record), entry), record.mode())
         {
@@ -175,14 +174,14 @@ impl Knowing<'_> {
     }
 
     /// The record of an entry that looks as it is remembered.
-    async fn record(&self, entry: &Entry) -> Result<Option<Record>> {
-        for catalog in &self.catalogs {
+    async fn record(&self, entry: &Entry) -> Option<Record> {
+        for (catalog, _) in &self.catalogs {
             let (catalog, key) = (Arc::clone(catalog), entry.key.clone());
-            let record = blocking(move || catalog.record(&key)).await?;
+            let record = self.context.looked_up(blocking(move || catalog.record(&key)).await);
             if record.as_ref().is_some_and(|record| remembered(Some(record), entry).is_some()) {
-                return Ok(record);
+                return record;
             }
         }
-        Ok(None)
+        None
     }
 }

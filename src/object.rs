@@ -324,7 +324,7 @@ async fn copy_entry(
     let source = ObjectRef { bucket: from.name().to_owned(), key: source_key, etag };
     let context = Context::new(control.observer, MEMORY_BYTES);
     control.observer.event(&Event::Started { key: &Key::new(key), bytes: entry.size });
-    let work = execute::copy(&context, from, &source, (to, key), None);
+    let work = execute::copy(&context, from, &source, (to, key));
     stoppable(&context, control, work).await.map(|_| entry.size)
 }
 

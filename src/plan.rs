@@ -79,7 +79,7 @@ pub enum SameBy {
     Empty,
     /// The ETag is that of the content.
     ETag,
-    /// The server's checksum is that of the content.
+    /// A checksum that the server or another tool keeps is that of the content.
     Checksum,
     /// The recorded BLAKE3 is that of the content.
     Blake3,

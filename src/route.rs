@@ -12,7 +12,7 @@ use crate::execute::{
     upload_batch,
 };
 use crate::hash::FileHash;
-use crate::job::{Afterwards, Effect, Job, Place};
+use crate::job::{Afterwards, Effect, Job, Place, resolved};
 use crate::plan::{Names, Pair, Side};
 use crate::scan::{Filter, Order, Scan, Seen, check_directory, scan_bucket, scan_local};
 use crate::tree::Tree;
@@ -109,11 +109,11 @@ impl<'a> Route<'a> {
 
     /// Starts both scans.
     pub(crate) fn scan(&self, seen: &Seen, order: Order) -> (Scan, Scan) {
-        let source_filter = self.job.filter.clone();
-        let target_filter = match self.job.delete_excluded {
+        let source_filter = self.hiding_state(self.job.filter.clone());
+        let target_filter = self.hiding_state(match self.job.delete_excluded {
             true => Filter::default(),
             false => self.job.filter.clone(),
-        };
+        });
         let objects = |place: Prefixed<'_>, filter: Filter, seen: Seen| {
             scan_bucket(Arc::clone(place.bucket), place.prefix.to_owned(), filter, seen, order)
         };
@@ -130,6 +130,20 @@ impl<'a> Route<'a> {
             Direction::Across { from, to } => {
                 (objects(from, source_filter, seen.clone()), objects(to, target_filter, unseen))
             }
+        }
+    }
+
+    /// What haul remembers of its runs is no part of what it syncs.
+    fn hiding_state(&self, filter: Filter) -> Filter {
+        let root = match self.direction {
+            Direction::Up { root, .. } | Direction::Down { root, .. } => root,
+            Direction::Across { .. } => return filter,
+        };
+        let state = self.job.state.as_deref().map(resolved);
+        let below = state.as_ref().and_then(|state| state.strip_prefix(resolved(root)).ok());
+        match below.and_then(Path::to_str).filter(|below| !below.is_empty()) {
+            Some(below) => filter.hiding(&format!("{below}/")),
+            None => filter,
         }
     }
 
@@ -187,7 +201,7 @@ impl<'a> Route<'a> {
             None => None,
             Some(catalog) => {
                 let (catalog, key) = (Arc::clone(catalog), entry.key.clone());
-                blocking(move || catalog.record(&key)).await?
+                context.looked_up(blocking(move || catalog.record(&key)).await)
             }
         };
         let known = remembered(record.as_ref(), entry);
@@ -272,7 +286,7 @@ impl<'a> Route<'a> {
             etag: entry.etag().cloned().unwrap_or(crate::fingerprint::ETag::Opaque("".into())),
         };
         let target = (to.bucket, to.key(&entry));
-        let copied = copy(context, from.bucket, &source, (target.0, &target.1), None).await;
+        let copied = copy(context, from.bucket, &source, (target.0, &target.1)).await;
         let (key, bytes) = (entry.key.clone(), entry.size);
         let (result, change) = match copied {
             Err(error) => (Err(error), None),

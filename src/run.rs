@@ -38,15 +38,25 @@ use work::{Done, Running, Work};
 /// What kept the run from starting (`Setup`, `Usage`, `Locked`), or ended it before it was whole, such
 /// as a failed listing. Nothing has been deleted then.
 pub async fn run(job: &Job, control: &Control<'_>) -> Result<Summary> {
-    let Control { observer, stop } = control;
-    let route = Route::open(job)?;
-    let keeper = Keeper::open(job, *observer)?;
-    let mut context = Context::new(*observer, job.memory_bytes);
-    context.twins = keeper.catalog.clone().filter(|_| job.compare != CompareBy::Anew);
+    let mut keeper = Keeper::begin(job, control.observer);
     let mut errors = Vec::new();
-    let outcome = run_to_end(job, &route, &context, &keeper, stop, &mut errors).await;
-    keeper.close(&outcome, errors);
+    let outcome = run_kept(job, control, &mut keeper, &mut errors).await;
+    keeper.close(&outcome, errors).await;
     outcome
+}
+
+async fn run_kept(
+    job: &Job,
+    control: &Control<'_>,
+    keeper: &mut Keeper<'_>,
+    errors: &mut Vec<String>,
+) -> Result<Summary> {
+    keeper.open()?;
+    let route = Route::open(job)?;
+    let mut context = Context::new(control.observer, job.memory_bytes);
+    context.stop = control.stop.clone();
+    context.twins = keeper.catalog.clone().filter(|_| job.compare != CompareBy::Anew);
+    run_to_end(job, &route, &context, keeper, &control.stop, errors).await
 }
 
 async fn run_to_end(
@@ -77,11 +87,13 @@ async fn run_to_end(
                     std::mem::take(&mut run.ledger.summary)
                 }
             };
-            let Summary { transferred, bytes, copied, .. } = done;
+            let Summary { transferred, bytes, copied, updated, unverified, .. } = done;
+            let done =
+                Summary { transferred, bytes, copied, updated, unverified, ..Summary::default() };
             // Its scans end, and its temporary files are free for the next.
             drop(run);
             let mut sorted = Run::new(job, route, context, (Order::Sort, catalog))?;
-            sorted.ledger.summary = Summary { transferred, bytes, copied, ..Summary::default() };
+            sorted.ledger.summary = done;
             let driven = sorted.drive(stop).await;
             errors.append(&mut sorted.ledger.errors);
             driven.map(|()| sorted.ledger.summary)
@@ -156,8 +168,7 @@ impl<'a> Run<'a> {
     async fn drive(&mut self, stop: &Stop) -> Result<()> {
         let driven = self.drive_to_end(stop).await;
         // A killed run keeps what was written; this one all that it knows.
-        let trouble = self.memory.write().await;
-        self.memory.troubles.extend(trouble);
+        self.memory.write_rest().await;
         self.tell_troubles();
         driven
     }
@@ -201,7 +212,7 @@ impl<'a> Run<'a> {
             if self.ledger.has_lost(self.job.transfers) {
                 return Ok(End::GaveUp);
             }
-            let may_plan = !self.planned && waiting < STEPS_AHEAD;
+            let may_plan = !self.planned && waiting < STEPS_AHEAD && !self.memory.is_full();
             let due = self.work.due(&self.memory);
             tokio::select! {
                 biased;
@@ -228,14 +239,15 @@ impl<'a> Run<'a> {
             filled.map_err(|error| self.not_started(error))?;
             let filter = &self.job.filter;
             let Some(side) = next_side(self.source.head(), self.target.head()) else {
-                self.memory.seek(None, filter).await;
-                self.planned = true;
+                self.planned = self.memory.seek(None, filter).await;
                 break;
             };
             let head = if side == Side::Target { self.target.head() } else { self.source.head() };
             let mut record = None;
             if let Some(key) = head.and_then(Scanned::position) {
-                self.memory.seek(Some(key), filter).await;
+                if !self.memory.seek(Some(key), filter).await {
+                    break;
+                }
                 record = self.memory.take(key);
             }
             let source = (side != Side::Target).then(|| self.source.pop()).flatten();
@@ -326,10 +338,14 @@ impl<'a> Run<'a> {
             Err(error) => return self.fail(pair.source.key, error),
             Ok(verdict) => verdict,
         };
-        let learns = self.job.compare != CompareBy::Bytes;
+        let by_bytes = self.job.compare == CompareBy::Bytes;
+        // What is remembered has proved wrong: the next run is to look for itself.
+        if by_bytes && (!matches!(verdict, Verdict::Same(_)) || !disagreements.is_empty()) {
+            self.memory.note(Change::Forget(pair.source.key.clone()));
+        }
         let action = match verdict {
             Verdict::Same(by) => {
-                if let Some(record) = pair.record.as_ref().filter(|_| learns) {
+                if let Some(record) = pair.record.as_ref().filter(|_| !by_bytes) {
                     self.memory.note(Change::Put(record.clone(), None));
                 }
                 self.plan.keep(pair, by)

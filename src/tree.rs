@@ -34,6 +34,9 @@ enum Missing {
     Fail,
 }
 
+/// Bytes that are copied at a time, so that a stop need not wait for the whole file.
+const COPY_BYTES: u64 = 64 << 20;
+
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -378,11 +381,16 @@ impl Staged {
     }
 
     /// Fills it with the content of `file`: shared blocks where the file system can, else a copy
-    /// within the kernel.
+    /// within the kernel, in pieces, each of which `may_go_on`.
     ///
     /// # Errors
-    /// `Write`.
-    pub fn copy_from(&self, file: &File, bytes: u64) -> Result<()> {
+    /// `Write`, or the error of `may_go_on`.
+    pub fn copy_from(
+        &self,
+        file: &File,
+        bytes: u64,
+        may_go_on: impl Fn() -> Result<()>,
+    ) -> Result<()> {
         let Some(own) = &self.file else {
             return Ok(());
         };
@@ -391,15 +399,24 @@ impl Staged {
         }
         let (mut from, mut to) = (file, own);
         from.rewind().and_then(|()| to.rewind()).map_err(|e| self.write_error(e))?;
-        let copied = std::io::copy(&mut from.take(bytes), &mut to);
-        copied.map(drop).map_err(|e| self.write_error(e))
+        let mut left = bytes;
+        while left > 0 {
+            may_go_on()?;
+            let piece = (&mut from).take(left.min(COPY_BYTES));
+            let copied = std::io::copy(&mut { piece }, &mut to).map_err(|e| self.write_error(e))?;
+            if copied == 0 {
+                return Ok(());
+            }
+            left -= copied;
+        }
+        Ok(())
     }
 
     /// Feeds what was written to `sink`, 256 KiB at a time.
     ///
     /// # Errors
-    /// `Write`.
-    pub fn read_back(&self, mut sink: impl FnMut(&[u8])) -> Result<()> {
+    /// `Write`, or the error of `sink`.
+    pub fn read_back(&self, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         use std::os::unix::fs::FileExt;
         let Some(file) = &self.file else {
             return Ok(());
@@ -411,7 +428,7 @@ impl Staged {
             if count == 0 {
                 return Ok(());
             }
-            sink(&buffer[..count]);
+            sink(&buffer[..count])?;
             offset += count as u64;
         }
     }
@@ -444,15 +461,16 @@ impl Staged {
     }
 
     /// Gives it its name, in place of what had it. Answers how it looks then: its signature and
-    /// `st_mode`.
+    /// `st_mode`; nothing where somebody has written to it at once.
     ///
     /// # Errors
     /// `Refused` where a directory has taken the name since, or `Write`.
-    pub fn land(mut self) -> Result<(Signature, u32)> {
+    pub fn land(mut self) -> Result<Option<(Signature, u32)>> {
         let slot = &mut self.slot;
         let segments =
             slot.key.segments().map_err(|reason| slot.tree.refused(&slot.key, &reason))?;
         let name = segments.last().expect("a key has at least one segment");
+        let before = self.file.as_ref().and_then(|file| rustix::fs::fstat(file).ok());
         let renamed =
             rustix::fs::renameat(&*slot.parent, slot.temporary.as_str(), &*slot.parent, *name);
         match renamed {
@@ -462,8 +480,13 @@ impl Staged {
                     Some(file) => rustix::fs::fstat(file),
                     None => rustix::fs::statat(&*slot.parent, *name, AtFlags::SYMLINK_NOFOLLOW),
                 };
-                let stat = stat.map_err(|e| slot.tree.write_error(&slot.key, e))?;
-                Ok(signature_of(&stat))
+                let looks = signature_of(&stat.map_err(|e| slot.tree.write_error(&slot.key, e))?);
+                let untouched = before.is_none_or(|before| {
+                    let before = signature_of(&before).0;
+                    let now = looks.0;
+                    (before.size, before.modified) == (now.size, now.modified)
+                });
+                Ok(untouched.then_some(looks))
             }
             Err(Errno::ISDIR) => Err(slot.tree.refused(&slot.key, &Refusal::DirectoryInTheWay)),
             Err(error) => Err(slot.tree.write_error(&slot.key, error)),

@@ -275,7 +275,7 @@ impl S3Bucket {
         source: &ObjectRef,
         key: &str,
         described: Option<&ObjectInfo>,
-    ) -> Result<()> {
+    ) -> Result<Option<ETag>> {
         let shown = self.shown(key);
         let mut request =
             from_source(Request::new(Method::PUT, self.object_url(key)?, &shown), source)?;
@@ -286,7 +286,10 @@ impl S3Bucket {
             }
             add_metadata(&mut request.headers, &described.metadata);
         }
-        self.door().ask(&request).await.map(drop)
+        let answer = self.door().ask(&request).await?;
+        Ok(xml::find(&answer, "ETag")
+            .filter(|etag| !etag.is_empty())
+            .map(|etag| ETag::parse(&etag)))
     }
 
     async fn delete_keys(&self, keys: &[String]) -> Result<Vec<(String, Error)>> {
@@ -467,7 +470,7 @@ impl Bucket for S3Bucket {
         source: &'a ObjectRef,
         key: &'a str,
         described: Option<&'a ObjectInfo>,
-    ) -> BoxFuture<'a, Result<()>> {
+    ) -> BoxFuture<'a, Result<Option<ETag>>> {
         self.copy_object(source, key, described).boxed()
     }
 

@@ -14,19 +14,30 @@ pub(super) struct Shape {
     pub migrations: &'static [&'static str],
 }
 
+/// Whether SQLite is to lock the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Locking {
+    /// As it does.
+    Own,
+    /// Not at all: the file system has no locks, or they hang.
+    None,
+}
+
 /// Opens the file at `path`, which is set aside where `check` does not find it right. Answers why, if
 /// that was so.
 ///
 /// # Errors
-/// `Setup`, where not even a new file can be used.
+/// `Setup`, where not even a new file can be used, or the file is of a newer haul, which will want it
+/// back.
 pub(super) fn open(
     path: &Path,
     shape: &Shape,
-    check: impl Fn(&Connection) -> Result<(), String>,
+    locking: Locking,
+    check: impl Fn(&Connection) -> Result<(), Trouble>,
 ) -> Result<(Connection, Option<String>)> {
     let attempt = || {
-        let connection = connect(path, shape).map_err(|e| Trouble::of(&e))?;
-        check(&connection).map_err(Trouble::Unfit)?;
+        let connection = connect(path, shape, locking)?;
+        check(&connection)?;
         Ok(connection)
     };
     match attempt() {
@@ -51,18 +62,20 @@ fn cannot_use(path: &Path, cause: String) -> Error {
     Error::new(ErrorKind::Setup, format!("cannot use {}", path.display()), cause)
 }
 
-/// What is wrong: with the file, or with what is around it (the disk, permissions).
-enum Trouble {
+/// What is wrong: with the file, or with what is around it (the disk, permissions, versions).
+#[derive(Debug)]
+pub(super) enum Trouble {
     Unfit(String),
     Elsewhere(String),
 }
 
-impl Trouble {
-    fn of(error: &rusqlite::Error) -> Self {
-        if is_unfit(error) {
-            return Self::Unfit(error.to_string());
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        if is_unfit(&error) {
+            Self::Unfit(error.to_string())
+        } else {
+            Self::Elsewhere(error.to_string())
         }
-        Self::Elsewhere(error.to_string())
     }
 }
 
@@ -83,52 +96,25 @@ pub(super) fn is_unfit(error: &rusqlite::Error) -> bool {
     }
 }
 
-fn connect(path: &Path, shape: &Shape) -> rusqlite::Result<Connection> {
-    match connect_with(path, shape, None) {
-        // A file system without locks (ours holds two runs apart).
-        Err(rusqlite::Error::SqliteFailure(failure, _))
-            if failure.extended_code & 0xff == rusqlite::ffi::SQLITE_IOERR
-                && is_lock_trouble(failure.extended_code) =>
-        {
-            connect_with(path, shape, Some("unix-none"))
-        }
-        other => other,
-    }
-}
-
-fn is_lock_trouble(extended: i32) -> bool {
-    use rusqlite::ffi::{
-        SQLITE_IOERR_CHECKRESERVEDLOCK, SQLITE_IOERR_LOCK, SQLITE_IOERR_RDLOCK, SQLITE_IOERR_UNLOCK,
-    };
-    matches!(
-        extended,
-        SQLITE_IOERR_LOCK
-            | SQLITE_IOERR_RDLOCK
-            | SQLITE_IOERR_UNLOCK
-            | SQLITE_IOERR_CHECKRESERVEDLOCK
-    )
-}
-
-fn connect_with(path: &Path, shape: &Shape, vfs: Option<&str>) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, shape: &Shape, locking: Locking) -> Result<Connection, Trouble> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = match vfs {
-        None => Connection::open_with_flags(path, flags)?,
-        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs)?,
+    let mut connection = match locking {
+        Locking::Own => Connection::open_with_flags(path, flags)?,
+        Locking::None => Connection::open_with_flags_and_vfs(path, flags, "unix-none")?,
     };
     connection.execute_batch(shape.settings)?;
     migrate(&mut connection, shape.migrations)?;
     Ok(connection)
 }
 
-fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
+fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), Trouble> {
     let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
     if version > known {
-        return Err(rusqlite::Error::InvalidParameterName(format!(
-            "version {version} is of a newer haul"
-        )));
+        let cause = format!("it is of a newer haul (version {version}, this one knows {known})");
+        return Err(Trouble::Elsewhere(cause));
     }
     for (number, migration) in (1..=known).zip(migrations).filter(|(number, _)| *number > version) {
         let transaction = connection.transaction()?;
@@ -149,13 +135,14 @@ fn set_aside(path: &Path) -> Result<PathBuf> {
     };
     let aside = with(".unusable");
     let fail = |e| Error::new(ErrorKind::Setup, format!("cannot set {} aside", path.display()), e);
-    std::fs::rename(path, &aside).map_err(fail)?;
+    // First what a new file of that name would take for its own.
     for ending in ["-wal", "-journal", "-shm"] {
         match std::fs::remove_file(with(ending)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fail(e)),
             Ok(()) | Err(_) => {}
         }
     }
+    std::fs::rename(path, &aside).map_err(fail)?;
     Ok(aside)
 }
 
@@ -169,18 +156,18 @@ mod tests {
         migrations: &["CREATE TABLE a (x)", "ALTER TABLE a ADD COLUMN y DEFAULT 7"],
     };
 
-    fn fine(connection: &Connection) -> Result<(), String> {
-        connection.execute_batch("SELECT x FROM a").map_err(|e| e.to_string())
+    fn fine(connection: &Connection) -> Result<(), Trouble> {
+        Ok(connection.execute_batch("SELECT x FROM a")?)
     }
 
     #[test]
     fn an_old_file_is_brought_up_to_date_and_keeps_what_it_holds() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("c.db");
-        let (old, _) = open(&path, &OLD, fine).unwrap();
+        let (old, _) = open(&path, &OLD, Locking::Own, fine).unwrap();
         old.execute_batch("INSERT INTO a VALUES (1)").unwrap();
         drop(old);
-        let (new, notice) = open(&path, &NEW, fine).unwrap();
+        let (new, notice) = open(&path, &NEW, Locking::None, fine).unwrap();
         assert_eq!(notice, None);
         let row: (i64, i64) =
             new.query_row("SELECT x, y FROM a", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
@@ -191,25 +178,35 @@ mod tests {
     fn what_cannot_be_used_is_set_aside_and_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("c.db");
-        // From a newer version; no database at all; one that the check does not like.
-        drop(open(&path, &NEW, fine).unwrap());
-        let (_, notice) = open(&path, &OLD, fine).unwrap();
-        assert!(notice.unwrap().contains("newer haul"));
+        // No database at all; one that the check does not like.
         std::fs::write(&path, b"this is no database, and longer than a header of one hundred bytes is, so that nobody takes it for a short file").unwrap();
-        let (_, notice) = open(&path, &OLD, fine).unwrap();
+        let (_, notice) = open(&path, &OLD, Locking::Own, fine).unwrap();
         assert!(notice.unwrap().contains("not a database"));
         let aside = directory.path().join("c.db.unusable");
         assert!(std::fs::read(&aside).unwrap().starts_with(b"this is no database"));
         let unfit = std::cell::Cell::new(true);
-        let once =
-            |_: &Connection| if unfit.replace(false) { Err("foreign".into()) } else { Ok(()) };
-        assert!(open(&path, &OLD, once).unwrap().1.unwrap().contains("foreign"));
+        let once = |_: &Connection| match unfit.replace(false) {
+            true => Err(Trouble::Unfit("foreign".into())),
+            false => Ok(()),
+        };
+        assert!(open(&path, &OLD, Locking::Own, once).unwrap().1.unwrap().contains("foreign"));
+    }
+
+    #[test]
+    fn the_file_of_a_newer_haul_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.db");
+        drop(open(&path, &NEW, Locking::Own, fine).unwrap());
+        let before = std::fs::read(&path).unwrap();
+        let error = open(&path, &OLD, Locking::Own, fine).unwrap_err();
+        assert!(error.to_string().contains("newer haul"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 
     #[test]
     fn a_place_that_cannot_be_written_is_an_error_and_nothing_is_moved() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("missing/c.db");
-        assert_eq!(open(&path, &OLD, fine).unwrap_err().kind(), ErrorKind::Setup);
+        assert_eq!(open(&path, &OLD, Locking::Own, fine).unwrap_err().kind(), ErrorKind::Setup);
     }
 }

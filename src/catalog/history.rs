@@ -3,7 +3,7 @@
 //! One file for all pairs, opened for a moment at the start and at the end of a run, so that it can be
 //! read while runs are under way. A run that was killed has a start and no end.
 
-use super::database::{self, Shape};
+use super::database::{self, Locking, Shape};
 use super::lock::Runner;
 use super::{FileSide, Pair, make_state_directory};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +15,7 @@ use std::time::SystemTime;
 /// Two runs that end in the same moment wait for each other. Shorter commits than these do not need
 /// the log that the catalog has, which works for one process only.
 const SHAPE: Shape = Shape {
-    settings: "PRAGMA busy_timeout = 10000; PRAGMA synchronous = NORMAL;",
+    settings: "PRAGMA busy_timeout = 2000; PRAGMA synchronous = NORMAL;",
     migrations: &["
         CREATE TABLE run (
             id INTEGER PRIMARY KEY, command TEXT NOT NULL,
@@ -71,7 +71,11 @@ impl History {
     }
 
     fn open(&self) -> Result<Connection> {
-        database::open(&self.path, &SHAPE, |_| Ok(())).map(|(connection, _)| connection)
+        let (connection, notice) = database::open(&self.path, &SHAPE, Locking::Own, |_| Ok(()))?;
+        if let Some(notice) = notice {
+            tracing::warn!("the history was lost: {notice}");
+        }
+        Ok(connection)
     }
 
     fn failed(&self) -> impl Fn(rusqlite::Error) -> Error {

@@ -4,6 +4,7 @@
 //! run. It also holds who that run is. Where the file system has no locks, what is written there is
 //! believed as long as that process lives.
 
+use super::{Pair, make_state_directory};
 use crate::error::{Error, ErrorKind, Result};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -54,25 +55,32 @@ fn start_ticks(pid: u32) -> Option<u64> {
 
 /// The lock, held until it is dropped.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     file: File,
+    /// The file system has locks.
+    pub(super) is_real: bool,
 }
 
 impl Lock {
-    /// Takes the lock at `path` at once.
+    /// Takes the lock of `pair` in the directory `state` at once.
     ///
     /// # Errors
     /// `Locked`, naming who holds it; `Setup` where the file can't be made.
-    pub(super) fn take(path: &Path) -> Result<Self> {
+    pub(crate) fn take(state: &Path, pair: &Pair) -> Result<Self> {
+        make_state_directory(state)?;
+        Self::at(&state.join(format!("{}.lock", pair.id())))
+    }
+
+    fn at(path: &Path) -> Result<Self> {
         let fail = |e| Error::new(ErrorKind::Setup, format!("cannot lock {}", path.display()), e);
         let mut options = File::options();
-        let mut file =
-            options.read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(path).map_err(fail)?;
         let mut text = String::new();
-        let read = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        let locked_by_us = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         let _ = file.read_to_string(&mut text);
         let holder: Option<Runner> = serde_json::from_str(&text).ok();
-        match read {
+        match locked_by_us {
             Err(Errno::AGAIN) => return Err(locked(holder.as_ref(), None)),
             // A file system without locks.
             Err(_) if holder.as_ref().is_some_and(Runner::may_live) => {
@@ -80,11 +88,11 @@ impl Lock {
             }
             Ok(()) | Err(_) => {}
         }
+        // Who it is can't be said on a full disk; the lock holds all the same.
         let text = serde_json::to_string(&Runner::this()).unwrap_or_default();
-        file.set_len(0).map_err(fail)?;
-        file.rewind().map_err(fail)?;
-        file.write_all(text.as_bytes()).map_err(fail)?;
-        Ok(Self { file })
+        let _ = file.set_len(0).and_then(|()| file.rewind());
+        let _ = file.write_all(text.as_bytes());
+        Ok(Self { file, is_real: locked_by_us.is_ok() })
     }
 }
 
@@ -117,14 +125,14 @@ mod tests {
     fn a_second_run_is_told_who_the_first_is() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
-        let first = Lock::take(&path).unwrap();
-        let error = Lock::take(&path).unwrap_err();
+        let first = Lock::at(&path).unwrap();
+        let error = Lock::at(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Locked);
         let this = Runner::this();
         let text = error.to_string();
         assert!(text.contains(&format!("process {} on {}", this.pid, this.host)), "{text}");
         drop(first);
-        Lock::take(&path).unwrap();
+        Lock::at(&path).unwrap();
     }
 
     #[test]

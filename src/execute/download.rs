@@ -6,8 +6,8 @@
 
 use super::landing::{Fetched, Landing, copy_local, write_whole};
 use super::parts::{PARTS_IN_FLIGHT, ranges};
-use super::proof::{Finding, Proof};
-use super::{Attempts, Context, SMALL_BYTES, blocking};
+use super::proof::{Finding, Proof, ProofHasher};
+use super::{Attempts, Context, SMALL_BYTES, blocking, go_on};
 use crate::bucket::{Bucket, ObjectInfo};
 use crate::catalog::Parts;
 use crate::entry::Entry;
@@ -16,6 +16,7 @@ use crate::event::{Deed, Event, Outcome};
 use crate::fingerprint::{Blake3, ETag, MIB};
 use crate::hash::{PartHasher, group_parts, merge_parts};
 use crate::key::Key;
+use crate::stop::Stop;
 use crate::tree::{Staged, Tree};
 use blake3::hazmat::ChainingValue;
 use bytes::Bytes;
@@ -46,11 +47,24 @@ pub(crate) struct Download {
     pub entry: Entry,
 }
 
-/// The error where the content is not what the object's own hash says.
-fn agree(what: impl FnOnce() -> String, finding: Finding) -> Result<Finding> {
-    match finding {
-        Finding::Proven | Finding::Unproven => Ok(finding),
-        Finding::Disproven => {
+/// What is found of bytes that arrived, held against what the object says of itself. Where its own
+/// ETag agrees, other hashes that are recorded with it have gone stale. `again` feeds the bytes once
+/// more.
+fn agree(
+    what: impl FnOnce() -> String,
+    info: &ObjectInfo,
+    finding: Finding,
+    again: impl FnOnce(&mut ProofHasher) -> Result<()>,
+) -> Result<Finding> {
+    if finding != Finding::Disproven {
+        return Ok(finding);
+    }
+    let proof = Proof::of_etag(info);
+    let mut hasher = proof.hasher();
+    again(&mut hasher)?;
+    match proof.conclude(hasher).1 {
+        Finding::Proven => Ok(Finding::Proven),
+        Finding::Disproven | Finding::Unproven => {
             let cause = "the bytes that arrived do not have its hash";
             Err(Error::new(ErrorKind::Corrupt, what(), cause))
         }
@@ -148,7 +162,17 @@ type Arrived = (String, ObjectInfo, Vec<Bytes>);
 /// Verifies and writes a content that is in memory. Blocks.
 fn stage_small(tree: &Arc<Tree>, key: &Key, (what, info, frames): Arrived) -> Result<Fetched> {
     let (blake3, finding) = Proof::of(&info).check(&frames);
-    let finding = agree(|| what, finding)?;
+    let finding = agree(
+        || what,
+        &info,
+        finding,
+        |hasher| {
+            for frame in &frames {
+                hasher.update(frame);
+            }
+            Ok(())
+        },
+    )?;
     let staged = Some(write_whole(tree, key, &info.metadata, &frames)?);
     Ok(Fetched { staged, deed: Deed::Download, blake3: Some(blake3), parts: None, finding })
 }
@@ -223,14 +247,16 @@ impl Fetch<'_> {
         if let (true, Some(blake3)) = (twins.is_empty(), blake3) {
             twins = self.context.looked_up(blocking(move || catalog.twins(blake3, size)).await);
         }
-        let proof = Proof::of(&info);
-        if info.metadata.is_symlink() || !proof.is_something() {
+        if info.metadata.is_symlink() {
             return None;
         }
         let (tree, key) = (Arc::clone(self.tree), self.entry.key.clone());
+        let (stop, _turn) = (self.context.stop.clone(), self.context.hashing().await);
         blocking(move || {
             twins.into_iter().find_map(|twin| {
-                let copied = copy_local(&tree, &key, &twin, &info, &proof);
+                // Objects of one ETag and size have one content.
+                let expected = info.metadata.blake3().or(twin.blake3)?;
+                let copied = copy_local(&tree, &key, &twin, (&info, expected), &stop);
                 copied
                     .inspect_err(|error| tracing::debug!(%error, "fetching what was not copied"))
                     .ok()?
@@ -324,8 +350,9 @@ impl Fetch<'_> {
             .await?;
         let info = info.into_inner().ok_or_else(|| self.wrong_length())?;
         let what = self.what();
+        let (stop, _turn) = (self.context.stop.clone(), self.context.hashing().await);
         blocking(move || {
-            let (blake3, finding) = verify_parts(what, &info, &values, &staged)?;
+            let (blake3, finding) = verify_parts(what, &info, &values, (&staged, &stop))?;
             staged.set_attributes(info.metadata.mode(), info.metadata.mtime())?;
             let staged = Arc::into_inner(staged).expect("all ranges have ended");
             let parts = Some(parts_of(&info, values));
@@ -433,7 +460,7 @@ fn verify_parts(
     what: String,
     info: &ObjectInfo,
     values: &[ChainingValue],
-    staged: &Staged,
+    (staged, stop): (&Staged, &Stop),
 ) -> Result<(Blake3, Finding)> {
     let proof = Proof::of(info);
     let blake3 = merge_parts(values);
@@ -441,13 +468,21 @@ fn verify_parts(
         Proof::Blake3(expected) if blake3 == expected => Finding::Proven,
         Proof::Blake3(_) => Finding::Disproven,
         Proof::Nothing => Finding::Unproven,
-        Proof::Md5(_) | Proof::Checksum(_) | Proof::Parts { .. } => {
+        Proof::Md5(_) | Proof::Recorded(_) | Proof::Checksum(_) | Proof::Parts { .. } => {
             let mut hasher = proof.hasher();
-            staged.read_back(|bytes| hasher.update(bytes))?;
+            read_back(staged, stop, &mut hasher)?;
             proof.conclude(hasher).1
         }
     };
-    agree(|| what, finding).map(|finding| (blake3, finding))
+    let again = |hasher: &mut ProofHasher| read_back(staged, stop, hasher);
+    agree(|| what, info, finding, again).map(|finding| (blake3, finding))
+}
+
+fn read_back(staged: &Staged, stop: &Stop, hasher: &mut ProofHasher) -> Result<()> {
+    staged.read_back(|bytes| {
+        hasher.update(bytes);
+        go_on(stop)
+    })
 }
 
 /// The hashes of the ranges as those of the object's own parts, where these are larger.

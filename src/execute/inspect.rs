@@ -25,6 +25,8 @@ pub(crate) struct Inspection {
     pub blake3: Blake3,
     /// Whatever does not agree with them.
     pub disagreements: Vec<String>,
+    /// The `st_mode` that is recorded with an object.
+    pub object_mode: Option<u32>,
 }
 
 /// Reads one side. `remembered` is the hash that the catalog has of an entry that looks like this.
@@ -39,7 +41,8 @@ pub(crate) async fn inspect(
             let blake3 = hash_local(context, path, entry).await?;
             let looks = "its size, mtime, ctime and inode are as they were";
             let disagreements = unlike(remembered, blake3, "the file has changed", looks);
-            Ok(Inspection { blake3, disagreements: disagreements.into_iter().collect() })
+            let disagreements = disagreements.into_iter().collect();
+            Ok(Inspection { blake3, disagreements, object_mode: None })
         }
         Content::Remote { bucket, object_key } => {
             inspect_object(context, bucket, object_key, entry, remembered).await
@@ -54,7 +57,8 @@ fn unlike(before: Option<Blake3>, now: Blake3, what: &str, looks: &str) -> Optio
 
 async fn hash_local(context: &Context<'_>, path: &Path, entry: &Entry) -> Result<Blake3> {
     if entry.kind == EntryKind::Symlink {
-        return read_link(path).map(|text| Blake3::of(&text));
+        let path = path.to_owned();
+        return blocking(move || read_link(&path)).await.map(|text| Blake3::of(&text));
     }
     let signature = entry.signature().expect("a local entry has a signature");
     let source = open(path, signature).await?;
@@ -88,7 +92,7 @@ async fn inspect_object(
         "the object has changed",
         "its ETag is as it was",
     ));
-    Ok(Inspection { blake3, disagreements })
+    Ok(Inspection { blake3, disagreements, object_mode: info.metadata.mode() })
 }
 
 /// An object that is read from its beginning to its end, once.

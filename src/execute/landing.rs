@@ -1,15 +1,16 @@
 //! What is fetched on its way to a name: staged, verified, made durable in groups, renamed.
 
-use super::proof::{Finding, Proof};
-use super::{Ended, blocking};
+use super::proof::Finding;
+use super::{Ended, blocking, go_on};
 use crate::bucket::{Metadata, ObjectInfo};
 use crate::catalog::{Change, Parts, Record, Stamp};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Outcome};
 use crate::fingerprint::Blake3;
-use crate::hash::is_settled;
+use crate::hash::is_landed_settled;
 use crate::key::Key;
+use crate::stop::Stop;
 use crate::tree::{Staged, Tree};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -36,8 +37,8 @@ pub(super) fn copy_local(
     tree: &Arc<Tree>,
     key: &Key,
     twin: &Record,
-    info: &ObjectInfo,
-    proof: &Proof,
+    (info, expected): (&ObjectInfo, Blake3),
+    stop: &Stop,
 ) -> Result<Option<Fetched>> {
     let Some(Stamp::File { signature, .. }) = &twin.target else {
         return Ok(None);
@@ -46,16 +47,18 @@ pub(super) fn copy_local(
         return Ok(None);
     };
     let staged = tree.stage(key)?;
-    staged.copy_from(&file, info.size)?;
-    let mut hasher = proof.hasher();
-    staged.read_back(|bytes| hasher.update(bytes))?;
-    let (blake3, finding) = proof.conclude(hasher);
-    if finding != Finding::Proven {
+    staged.copy_from(&file, info.size, || go_on(stop))?;
+    let mut hasher = blake3::Hasher::new();
+    staged.read_back(|bytes| {
+        hasher.update(bytes);
+        go_on(stop)
+    })?;
+    if Blake3::from(hasher.finalize()) != expected {
         return Ok(None);
     }
     staged.set_attributes(info.metadata.mode(), info.metadata.mtime())?;
-    let (staged, blake3) = (Some(staged), Some(blake3));
-    Ok(Some(Fetched { staged, deed: Deed::Copy, blake3, parts: None, finding }))
+    let (deed, finding, parts) = (Deed::Copy, Finding::Proven, None);
+    Ok(Some(Fetched { staged: Some(staged), deed, blake3: Some(expected), parts, finding }))
 }
 
 /// Stages a whole content, or the link that it is the text of, with its attributes.
@@ -95,7 +98,7 @@ fn land(landing: Landing, synced: Result<&(), &Error>) -> Ended {
             Err(Error::new(ErrorKind::Write, what, error.cause()))
         }
         (Ok(()), None) => Ok(None),
-        (Ok(()), Some(staged)) => staged.land().map(Some),
+        (Ok(()), Some(staged)) => staged.land(),
     };
     let (result, looks) = match landed {
         Ok(looks) => (Ok(entry.size), looks),
@@ -107,7 +110,7 @@ fn land(landing: Landing, synced: Result<&(), &Error>) -> Ended {
             size: entry.size,
             blake3,
             source: Stamp::of(&entry),
-            target: is_settled(&signature).then_some(Stamp::File { signature, mode }),
+            target: is_landed_settled(&signature).then_some(Stamp::File { signature, mode }),
             drifted: false,
         };
         Change::Put(Box::new(record), parts)

@@ -11,8 +11,10 @@ use bytes::Bytes;
 pub(crate) enum Proof {
     /// Its BLAKE3.
     Blake3(Blake3),
-    /// Its MD5: the ETag, or as another tool recorded it.
+    /// Its MD5, which is its ETag.
     Md5(Md5Bytes),
+    /// Its MD5 as another tool recorded it: it may have gone stale, or be that of what was encrypted.
+    Recorded(Md5Bytes),
     /// A checksum that the server keeps.
     Checksum(Checksum),
     /// An ETag made of parts, and the part sizes with which it may have been made.
@@ -45,13 +47,20 @@ impl Proof {
             return Self::Md5(*md5);
         }
         if let Some(md5) = info.metadata.md5() {
-            return Self::Md5(md5);
+            return Self::Recorded(md5);
         }
         if let Some(checksum) = info.checksum {
             return Self::Checksum(checksum);
         }
-        let ETag::Multipart(_, parts) = info.etag else {
-            return Self::Nothing;
+        Self::of_etag(info)
+    }
+
+    /// What the ETag alone proves.
+    pub(crate) fn of_etag(info: &ObjectInfo) -> Self {
+        let parts = match &info.etag {
+            ETag::Md5(md5) if info.etag_is_hash => return Self::Md5(*md5),
+            ETag::Multipart(_, parts) => *parts,
+            ETag::Md5(_) | ETag::Opaque(_) => return Self::Nothing,
         };
         let fits = |part: &u64| info.size.div_ceil(*part).max(1) == u64::from(parts);
         let known = info.metadata.part_bytes().filter(fits);
@@ -65,16 +74,11 @@ impl Proof {
         Self::Parts { etag: info.etag.clone(), sizes, size_is_known: known.is_some() }
     }
 
-    /// True where there is something to compare with.
-    pub(crate) fn is_something(&self) -> bool {
-        !matches!(self, Self::Nothing)
-    }
-
     /// What computes what is to be compared.
     pub(crate) fn hasher(&self) -> ProofHasher {
         let other = match self {
             Self::Blake3(_) | Self::Nothing => Other::Nothing,
-            Self::Md5(_) => Other::ETag(ETagHasher::new(&[])),
+            Self::Md5(_) | Self::Recorded(_) => Other::ETag(ETagHasher::new(&[])),
             Self::Parts { sizes, .. } => Other::ETag(ETagHasher::new(sizes)),
             Self::Checksum(Checksum::Sha256(_)) => Other::Sha256(sha2::Sha256::default()),
             Self::Checksum(Checksum::Crc64Nvme(_)) => {
@@ -109,6 +113,12 @@ impl Proof {
             (Self::Checksum(Checksum::Crc64Nvme(expected)), Other::Crc64(digest)) => {
                 equal(digest.finalize() == *expected)
             }
+            (Self::Recorded(md5), Other::ETag(hasher)) => {
+                match hasher.finish().contains(&ETag::Md5(*md5)) {
+                    true => Finding::Proven,
+                    false => Finding::Unproven,
+                }
+            }
             // Where the part size is only guessed, another ETag proves nothing.
             (Self::Parts { etag, size_is_known, .. }, Other::ETag(hasher)) => {
                 match hasher.finish().contains(etag) {
@@ -116,9 +126,14 @@ impl Proof {
                     agrees => equal(agrees),
                 }
             }
-            (Self::Nothing | Self::Md5(_) | Self::Checksum(_) | Self::Parts { .. }, _) => {
-                Finding::Unproven
-            }
+            (
+                Self::Nothing
+                | Self::Md5(_)
+                | Self::Recorded(_)
+                | Self::Checksum(_)
+                | Self::Parts { .. },
+                _,
+            ) => Finding::Unproven,
         };
         (blake3, finding)
     }
@@ -189,9 +204,10 @@ mod tests {
         recorded.metadata = Metadata::of_file(Blake3::of(b"123456789"), None, None);
         let mut foreign = info(opaque(), None);
         foreign.metadata.0.insert("md5chksum".into(), "JfnnlDI7RTiF9RgfG2JNCw==".into());
+        assert_eq!(find(&foreign, b"123456789"), Finding::Proven);
+        assert_eq!(find(&foreign, b"123456780"), Finding::Unproven, "it may be stale");
         for object in [
             recorded,
-            foreign,
             info(ETag::Md5(md5(b"123456789")), None),
             info(opaque(), Some(Checksum::Crc64Nvme(0xae8b_1486_0a79_9888))),
             info(opaque(), Some(Checksum::Sha256(sha256))),

@@ -6,11 +6,11 @@
 
 use super::inspect::{inspect, remembered};
 use super::proof::{Finding, Proof};
-use super::upload::hash_file;
+use super::upload::{hash_file, open};
 use super::{Context, SMALL_BYTES, blocking};
 use crate::bucket::{Bucket, Metadata, ObjectInfo};
 use crate::catalog::{Record, Stamp};
-use crate::entry::{Entry, EntryKind, Origin};
+use crate::entry::{Entry, EntryKind, Origin, Signature};
 use crate::error::{ErrorKind, Result};
 use crate::fingerprint::{Blake3, ETag};
 use crate::hash::{FileHash, Source, is_settled, read_link};
@@ -152,7 +152,7 @@ impl Question {
         }
         record.drifted = match &source.origin {
             Origin::Remote { .. } => false,
-            Origin::Local { signature, mode } => match (metadata, self.record()) {
+            Origin::Local { signature, mode } => match (metadata, self.pair.record.as_deref()) {
                 (Some(metadata), _) => !metadata.is_of(signature.modified, *mode),
                 (None, Some(before)) => {
                     before.drifted
@@ -179,8 +179,14 @@ struct FirstRead {
     proof: Proof,
 }
 
-/// What a file hashes to, and whether that is what was expected.
-type Read = (FileHash, Finding);
+/// What came of reading a file.
+struct Read {
+    hash: FileHash,
+    /// Is it what was expected?
+    finding: Finding,
+    /// It is a link, or its content could be the text of one.
+    may_be_link: bool,
+}
 
 /// Answers questions by content, in any order; never with [`Verdict::NeedsHash`].
 pub(crate) async fn resolve(context: &Context<'_>, questions: Vec<Question>) -> Vec<Answer> {
@@ -225,7 +231,7 @@ async fn answer(
     let read = read.transpose()?;
     if let Some(expected) = question.known(Side::Remote) {
         let hash = match read {
-            Some((hash, _)) => hash,
+            Some(read) => read.hash,
             None => local.hash_by_parts(context).await?,
         };
         let verdict = compare_blake3(Some(hash.blake3), Some(expected));
@@ -233,12 +239,12 @@ async fn answer(
         return Ok(Found::of(of_type(verdict, local.entry, object_mode), Some(hash)));
     }
     match read {
-        Some((hash, Finding::Proven)) => Ok(Found::of(Verdict::Same(SameBy::ETag), Some(hash))),
-        // An encrypted object's ETag may look like an MD5 and be none.
-        Some((hash, Finding::Disproven | Finding::Unproven)) => {
-            by_head(context, &local, &remote, Some(hash.blake3), Some(hash)).await
+        Some(Read { hash, finding: Finding::Proven, may_be_link: false }) => {
+            Ok(Found::of(Verdict::Same(SameBy::ETag), Some(hash)))
         }
-        None => by_head(context, &local, &remote, question.known(Side::Local), None).await,
+        // An encrypted object's ETag may look like an MD5 and be none; a link's text may stand in a
+        // file.
+        read => by_head(context, &local, &remote, question.known(Side::Local), read).await,
     }
 }
 
@@ -250,7 +256,11 @@ async fn by_bytes(context: &Context<'_>, question: &Question) -> Result<Found> {
         inspect(context, source, &pair.source, remembered(record, &pair.source)),
         inspect(context, target, &pair.target, remembered(record, &pair.target)),
     )?;
-    let mut found = Found::of(compare_blake3(Some(source.blake3), Some(target.blake3)), None);
+    let mut verdict = compare_blake3(Some(source.blake3), Some(target.blake3));
+    if let Some((local, _)) = question.sides() {
+        verdict = of_type(verdict, local.entry, source.object_mode.or(target.object_mode));
+    }
+    let mut found = Found::of(verdict, None);
     found.blake3 = Some(source.blake3);
     found.disagreements = [source.disagreements, target.disagreements].concat();
     Ok(found)
@@ -266,8 +276,10 @@ fn of_type(verdict: Verdict, local: &Entry, object_mode: Option<u32>) -> Verdict
 
 /// Two objects.
 async fn across(question: &Question) -> Result<Found> {
-    let source = look_at(&question.source, &question.pair.source).await?;
-    let target = look_at(&question.target, &question.pair.target).await?;
+    let (source, target) = futures::try_join!(
+        look_at(&question.source, &question.pair.source),
+        look_at(&question.target, &question.pair.target),
+    )?;
     let (Some(source), Some(target)) = (source, target) else {
         return Ok(Found::of(Verdict::Different(Why::Content), None));
     };
@@ -297,15 +309,12 @@ struct Local<'a> {
 }
 
 impl Local<'_> {
-    fn open(&self) -> Result<Source> {
-        open(self.entry, self.path)
-    }
-
     async fn hash_by_parts(&self, context: &Context<'_>) -> Result<FileHash> {
         if self.entry.kind == EntryKind::Symlink {
-            return read_for(self.entry, self.path, &Proof::Nothing).map(|(hash, _)| hash);
+            return self.read(context, Proof::Nothing).await.map(|read| read.hash);
         }
-        hash_file(context, &Arc::new(self.open()?), self.entry).await
+        let source = open(self.path, signature(self.entry)).await?;
+        hash_file(context, &source, self.entry).await
     }
 
     /// Reads the whole file in one thread.
@@ -318,44 +327,53 @@ impl Local<'_> {
     }
 }
 
-fn open(entry: &Entry, path: &Path) -> Result<Source> {
-    Source::open(path, entry.signature().expect("a local entry has a signature"))
+fn signature(entry: &Entry) -> Signature {
+    entry.signature().expect("a local entry has a signature")
 }
+
+/// The longest text that a link can have (`PATH_MAX`, its NUL left out).
+const MAX_LINK_BYTES: u64 = 4095;
 
 /// Reads a file or link once, for all that is to be compared. Blocks.
 fn read_for(entry: &Entry, path: &Path, proof: &Proof) -> Result<Read> {
     let mut hasher = proof.hasher();
+    let mut may_be_link = entry.size <= MAX_LINK_BYTES;
     let settled = if entry.kind == EntryKind::Symlink {
         hasher.update(&read_link(path)?);
-        entry.signature().is_some_and(|signature| is_settled(&signature))
+        is_settled(&signature(entry))
     } else {
-        let source = open(entry, path)?;
-        source.read_through(|bytes| hasher.update(bytes))?;
+        let source = Source::open(path, signature(entry))?;
+        source.read_through(|bytes| {
+            // A text file ends its last line, a binary one holds a NUL.
+            may_be_link &= !bytes.ends_with(b"\n") && !bytes.contains(&0);
+            hasher.update(bytes);
+        })?;
         source.is_settled()
     };
     let (blake3, finding) = proof.conclude(hasher);
-    Ok((FileHash { blake3, parts: Vec::new(), settled }, finding))
+    let hash = FileHash { blake3, parts: Vec::new(), settled };
+    Ok(Read { hash, finding, may_be_link })
 }
 
-/// Asks the server what it knows of the object. `known` is the file's hash, if it was read (`hash`) or
-/// is remembered.
+/// Asks the server what it knows of the object. `known` is the file's hash, if it is remembered.
 async fn by_head(
     context: &Context<'_>,
     local: &Local<'_>,
     remote: &Remote<'_>,
     known: Option<Blake3>,
-    hash: Option<FileHash>,
+    read: Option<Read>,
 ) -> Result<Found> {
+    let of_read = read.as_ref().map(|read| read.finding);
+    let hash = read.map(|read| read.hash);
+    let known = known.or(hash.as_ref().map(|hash| hash.blake3));
     let Some(info) = look(remote.bucket, remote.object_key, remote.listed).await? else {
         return Ok(Found::of(Verdict::Different(Why::Content), hash));
     };
     let proof = Proof::of(&info);
-    let is_read_for_md5 = hash.is_some() && matches!(remote.etag, ETag::Md5(_));
     let (hash, verdict) = match (&proof, known) {
-        // Its own MD5 speaks against it, whatever is recorded with it.
-        (_, Some(_)) if is_read_for_md5 && info.etag_is_hash => {
-            (hash, Verdict::Different(Why::Content))
-        }
+        // Its own MD5 decides, whatever is recorded with it.
+        _ if of_read == Some(Finding::Proven) => (hash, Verdict::Same(SameBy::ETag)),
+        _ if of_read.is_some() && info.etag_is_hash => (hash, Verdict::Different(Why::Content)),
         (Proof::Blake3(expected), Some(known)) => {
             (hash, compare_blake3(Some(known), Some(*expected)))
         }
@@ -364,9 +382,9 @@ async fn by_head(
             let verdict = compare_blake3(Some(hash.blake3), Some(*expected));
             (Some(hash), verdict)
         }
-        (Proof::Md5(_) | Proof::Checksum(_) | Proof::Parts { .. }, _) => {
-            let (read, finding) = local.read(context, proof.clone()).await?;
-            (Some(read), verdict_of(finding, &proof))
+        (Proof::Md5(_) | Proof::Recorded(_) | Proof::Checksum(_) | Proof::Parts { .. }, _) => {
+            let read = local.read(context, proof.clone()).await?;
+            (Some(read.hash), verdict_of(read.finding, &proof))
         }
         (Proof::Nothing, _) => (hash, Verdict::Different(Why::Unknown)),
     };
@@ -378,7 +396,9 @@ async fn by_head(
 
 fn verdict_of(finding: Finding, proof: &Proof) -> Verdict {
     match (finding, proof) {
-        (Finding::Proven, Proof::Checksum(_)) => Verdict::Same(SameBy::Checksum),
+        (Finding::Proven, Proof::Checksum(_) | Proof::Recorded(_)) => {
+            Verdict::Same(SameBy::Checksum)
+        }
         (Finding::Proven, _) => Verdict::Same(SameBy::ETag),
         (Finding::Disproven, _) => Verdict::Different(Why::Content),
         (Finding::Unproven, _) => Verdict::Different(Why::Unknown),

@@ -2,7 +2,7 @@
 //!
 //! The hash is known before the first byte is sent, so that each object carries it from the start.
 
-use super::copy::copy;
+use super::copy;
 use super::parts::{PARTS_IN_FLIGHT, finish, md5_of, ranges};
 use super::{Buffer, Context, Ended, blocking};
 use crate::bucket::{Bucket, Metadata, ObjectRef, PartOrigin, PartRef, PartTag, Payload};
@@ -15,6 +15,7 @@ use crate::fingerprint::{
 };
 use crate::hash::{FileHash, Source, is_settled, merge_parts, read_link};
 use crate::key::Key;
+use blake3::hazmat::ChainingValue;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::path::{Path, PathBuf};
@@ -188,16 +189,10 @@ async fn copy_twin(
         let Some(Stamp::Object(etag)) = twin.target else { continue };
         let source =
             ObjectRef { bucket: bucket.name().to_owned(), key: upload.sibling(&twin.key), etag };
-        let target = (bucket, upload.object_key.as_str());
-        match copy(context, bucket, &source, target, Some(metadata)).await {
-            Ok(copied) => return Some(copied.etag),
-            Err(error) => {
-                tracing::debug!(%error, "sending what could not be copied");
-                if error.kind() == ErrorKind::Corrupt {
-                    // It bears this file's hash, and must not pass for it should the sending fail.
-                    let _ = bucket.delete(std::slice::from_ref(&upload.object_key)).await;
-                }
-            }
+        let key = upload.object_key.as_str();
+        match copy::copy_twin(context, bucket, &source, key, metadata).await {
+            Ok(etag) => return Some(etag),
+            Err(error) => tracing::debug!(%error, "sending what could not be copied"),
         }
     }
     None
@@ -219,7 +214,8 @@ async fn send_large(
     let part = part_bytes(entry.size);
     context.observer.event(&Event::Started { key: &entry.key, bytes: entry.size });
     let hash = match &upload.hash {
-        Some(hash) if !hash.parts.is_empty() => hash.clone(),
+        // A change in the same tick as the comparison would not show.
+        Some(hash) if !hash.parts.is_empty() && hash.settled => hash.clone(),
         Some(_) | None => hash_file(context, &source, entry).await?,
     };
     let metadata = Metadata::of_file(hash.blake3, Some((signature.modified, mode)), Some(part));
@@ -229,7 +225,7 @@ async fn send_large(
     }
     let id = bucket.create_upload(&upload.object_key, &metadata, PartOrigin::Sent).await?;
     context.upload_opened(bucket, &upload.object_key, &id);
-    let sent = send_parts(context, bucket, upload, &source, &id).await;
+    let sent = send_parts(context, bucket, upload, (&source, &hash), &id).await;
     let finished = match sent {
         Ok(parts) => finish(bucket, &upload.object_key, &id, &parts, entry.size)
             .await
@@ -296,7 +292,7 @@ async fn send_parts(
     context: &Context<'_>,
     bucket: &Arc<dyn Bucket>,
     upload: &Upload,
-    source: &Arc<Source>,
+    (source, hash): (&Arc<Source>, &FileHash),
     id: &str,
 ) -> Result<Vec<PartTag>> {
     let size = upload.entry.size;
@@ -305,7 +301,10 @@ async fn send_parts(
         .map(|(number, range)| async move {
             let bytes = range.end - range.start;
             let _memory = context.budget.take(bytes).await;
-            let payload = read_part(context, source, range).await?;
+            // Where a change may not show in the signature, the hash must.
+            let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
+            let expected = hash.parts.get(index).filter(|_| !hash.settled).copied();
+            let payload = read_part(context, source, range, expected).await?;
             let part = PartRef { key: &upload.object_key, upload: id, number };
             let tag = bucket.put_part(part, payload).await?;
             context.observer.event(&Event::Moved { key: &upload.entry.key, bytes });
@@ -323,12 +322,16 @@ async fn read_part(
     context: &Context<'_>,
     source: &Arc<Source>,
     range: std::ops::Range<u64>,
+    expected: Option<ChainingValue>,
 ) -> Result<Payload> {
     let (source, buffers) = (Arc::clone(source), Arc::clone(&context.buffers));
     blocking(move || {
         let bytes = usize::try_from(range.end - range.start).expect("a part fits into memory");
         let mut buffer: Buffer = buffers.take(bytes);
         source.read_at(&mut buffer.content, range.start)?;
+        if let Some(expected) = expected {
+            source.check_part(&buffer.content, range.start, &expected)?;
+        }
         Ok(Payload::new(Bytes::from_owner(buffer)))
     })
     .await
@@ -369,7 +372,7 @@ pub(crate) async fn upload_stream(
     }
     context.upload_closed(&id);
     let (blake3, size) = finished?;
-    super::copy::describe(context, bucket, object_key, blake3, size).await?;
+    copy::describe(context, bucket, object_key, blake3).await?;
     Ok(size)
 }
 

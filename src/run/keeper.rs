@@ -1,8 +1,9 @@
 //! What surrounds a run that is remembered: the lock, the catalog, the line in the history.
 
-use crate::catalog::{Catalog, Ending, History};
+use crate::catalog::{Catalog, Ending, History, Lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Observer, Summary};
+use crate::execute::blocking;
 use crate::job::{Afterwards, Effect, Job};
 use std::sync::Arc;
 
@@ -11,45 +12,65 @@ pub(super) const KEPT_ERRORS: usize = 20;
 
 /// The memory of a job, as long as it runs.
 pub(super) struct Keeper<'a> {
+    job: &'a Job,
     observer: &'a dyn Observer,
-    effect: Effect,
-    pub(super) catalog: Option<Arc<Catalog>>,
     history: Option<(History, i64)>,
+    pub(super) catalog: Option<Arc<Catalog>>,
+    /// Given back last.
+    lock: Option<Lock>,
 }
 
 impl<'a> Keeper<'a> {
+    /// Notes in the history that the run begins.
+    pub(super) fn begin(job: &'a Job, observer: &'a dyn Observer) -> Self {
+        let mut keeper = Self { job, observer, history: None, catalog: None, lock: None };
+        if let Some(state) = &job.state {
+            let history = History::of(state);
+            let begun = history.begin(job.command, &job.pair());
+            keeper.history = keeper.or_tell(begun).map(|number| (history, number));
+        }
+        keeper
+    }
+
     /// Takes the lock of the pair and opens its catalog. Where nothing can be kept, that is told, and
     /// the run does without.
     ///
     /// # Errors
-    /// `Locked`, where another run changes things. One that only looks does without the memory.
-    pub(super) fn open(job: &Job, observer: &'a dyn Observer) -> Result<Self> {
-        let mut keeper = Self { observer, effect: job.effect, catalog: None, history: None };
-        let Some(state) = &job.state else {
-            return Ok(keeper);
+    /// `Locked`, where another run of the pair is under way. A run that only looks does without the
+    /// memory then.
+    pub(super) fn open(&mut self) -> Result<()> {
+        let Some(state) = &self.job.state else {
+            return Ok(());
+        };
+        let pair = self.job.pair();
+        let lock = match Lock::take(state, &pair) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == ErrorKind::Locked => {
+                if self.job.effect == Effect::Apply {
+                    return Err(error);
+                }
+                self.tell(&format!("going on without the catalog: {}", error.cause()));
+                return Ok(());
+            }
+            Err(error) => {
+                self.tell(&format!("going on without a catalog: {error}"));
+                return Ok(());
+            }
         };
         // What is moved away is not there to be compared again.
-        if job.afterwards == Afterwards::KeepSource {
-            match Catalog::open(state, job.pair()) {
+        if self.job.afterwards == Afterwards::KeepSource {
+            match Catalog::open(state, pair, &lock) {
                 Ok((catalog, notice)) => {
                     if let Some(notice) = notice {
-                        keeper.tell(&format!("the catalog was lost: {notice}"));
+                        self.tell(&format!("the catalog was lost: {notice}"));
                     }
-                    keeper.catalog = Some(Arc::new(catalog));
+                    self.catalog = Some(Arc::new(catalog));
                 }
-                Err(error) if error.kind() == ErrorKind::Locked => {
-                    if job.effect == Effect::Apply {
-                        return Err(error);
-                    }
-                    keeper.tell(&format!("going on without the catalog: {}", error.cause()));
-                }
-                Err(error) => keeper.tell(&format!("going on without a catalog: {error}")),
+                Err(error) => self.tell(&format!("going on without a catalog: {error}")),
             }
         }
-        let history = History::of(state);
-        let begun = history.begin(job.effect.name(), &job.pair());
-        keeper.history = keeper.or_tell(begun).map(|number| (history, number));
-        Ok(keeper)
+        self.lock = Some(lock);
+        Ok(())
     }
 
     fn tell(&self, text: &str) {
@@ -61,22 +82,22 @@ impl<'a> Keeper<'a> {
     }
 
     /// Writes down how the run ended, and gives back the lock.
-    pub(super) fn close(self, outcome: &Result<Summary>, mut errors: Vec<String>) {
-        if let Some(catalog) = &self.catalog {
-            catalog.close();
+    pub(super) async fn close(mut self, outcome: &Result<Summary>, mut errors: Vec<String>) {
+        if let Some(catalog) = self.catalog.take() {
+            blocking(move || catalog.close()).await;
         }
-        let Some((history, number)) = &self.history else {
+        let Some((history, number)) = self.history.take() else {
             return;
         };
-        let none = Summary::default();
         let (exit, summary) = match outcome {
-            Ok(summary) => (summary.exit_code_of(self.effect), summary),
+            Ok(summary) => (summary.exit_code_of(self.job.effect), summary.clone()),
             Err(error) => {
                 errors.push(Error::to_string(error));
-                (error.kind().exit_code(), &none)
+                (error.kind().exit_code(), Summary::default())
             }
         };
-        let written = history.end(*number, &Ending { exit, summary, errors: &errors });
+        let end = move || history.end(number, &Ending { exit, summary: &summary, errors: &errors });
+        let written = blocking(end).await;
         self.or_tell(written);
     }
 }

@@ -5,12 +5,12 @@
 
 use crate::catalog::{Catalog, Change, Record};
 use crate::error::Error;
-use crate::execute::blocking;
 use crate::scan::Filter;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Batches of records that are read ahead.
@@ -29,6 +29,8 @@ pub(super) struct Memory {
     ready: VecDeque<Record>,
     journal: Vec<Change>,
     since: Instant,
+    /// What is being written: it goes on, though nobody may wait for it any more.
+    writing: Option<JoinHandle<()>>,
     /// Troubles that people should know of.
     pub(super) troubles: Vec<Error>,
 }
@@ -42,24 +44,29 @@ impl Memory {
             ready: VecDeque::new(),
             journal: Vec::new(),
             since: Instant::now(),
+            writing: None,
             troubles: Vec::new(),
         }
     }
 
     /// Goes on to `key`, or to the end. What lies before it is on neither side any more, and is
-    /// forgotten if the `filter` would have shown it. May be dropped wherever it waits.
-    pub(super) async fn seek(&mut self, key: Option<&str>, filter: &Filter) {
+    /// forgotten if the `filter` would have shown it. False where so much is to be forgotten that it
+    /// must be written first. May be dropped wherever it waits.
+    pub(super) async fn seek(&mut self, key: Option<&str>, filter: &Filter) -> bool {
         loop {
             while let Some(record) = self.ready.front() {
                 if key.is_some_and(|key| record.key.as_str() >= key) {
-                    return;
+                    return true;
+                }
+                if self.is_full() {
+                    return false;
                 }
                 if filter.admits(record.key.as_str()) {
                     self.note(Change::Forget(record.key.clone()));
                 }
                 self.ready.pop_front();
             }
-            let Some(batches) = &mut self.batches else { return };
+            let Some(batches) = &mut self.batches else { return true };
             match batches.recv().await {
                 None => self.batches = None,
                 Some(Ok(records)) => self.ready = records.into(),
@@ -89,6 +96,11 @@ impl Memory {
         !self.journal.is_empty()
     }
 
+    /// True where nothing more should be found out before something is written.
+    pub(super) fn is_full(&self) -> bool {
+        self.journal.len() >= 4 * JOURNAL_CHANGES
+    }
+
     /// When what waits is written at the latest.
     pub(super) fn due(&self) -> Instant {
         self.since + JOURNAL_AGE
@@ -98,13 +110,25 @@ impl Memory {
         self.is_waiting() && (self.journal.len() >= JOURNAL_CHANGES || self.due() <= Instant::now())
     }
 
-    /// Writes what waits.
+    /// Begins to write what waits; the answer tells how that ended. One at a time.
     pub(super) fn write(&mut self) -> impl Future<Output = Option<Error>> + Send + 'static {
         let (catalog, changes) = (self.catalog.clone(), std::mem::take(&mut self.journal));
-        async move {
-            let catalog = catalog.filter(|_| !changes.is_empty())?;
-            blocking(move || catalog.write(&changes).err()).await
+        let (sender, answer) = oneshot::channel();
+        if let Some(catalog) = catalog.filter(|_| !changes.is_empty()) {
+            self.writing = Some(tokio::task::spawn_blocking(move || {
+                let _ = sender.send(catalog.write(&changes).err());
+            }));
         }
+        async { answer.await.ok().flatten() }
+    }
+
+    /// Waits for what is being written, and writes the rest.
+    pub(super) async fn write_rest(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            let _ = writing.await;
+        }
+        let trouble = self.write().await;
+        self.troubles.extend(trouble);
     }
 }
 

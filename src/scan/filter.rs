@@ -11,7 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Ordered exclude and include patterns. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Filter(Option<Arc<Rules>>);
+pub struct Filter {
+    rules: Option<Arc<Rules>>,
+    /// A directory that takes part in nothing, with its `/`.
+    hidden: Option<Arc<str>>,
+}
 
 #[derive(Debug)]
 struct Rules {
@@ -49,7 +53,7 @@ impl FilterBuilder {
     /// `Usage`, naming the pattern that is no glob.
     pub fn build(self) -> Result<Filter> {
         if self.patterns.is_empty() {
-            return Ok(Filter(None));
+            return Ok(Filter::default());
         }
         let mut set = GlobSetBuilder::new();
         let mut excludes = Vec::new();
@@ -62,7 +66,7 @@ impl FilterBuilder {
         }
         let set = set.build().map_err(|e| bad_pattern("all together", &e))?;
         let may_prune = excludes.iter().all(|exclude| *exclude);
-        Ok(Filter(Some(Arc::new(Rules { set, excludes, may_prune }))))
+        Ok(Filter { rules: Some(Arc::new(Rules { set, excludes, may_prune })), hidden: None })
     }
 }
 
@@ -86,10 +90,23 @@ fn globs(pattern: &str) -> Vec<String> {
 }
 
 impl Filter {
+    /// The same, but the directory `key` (with its `/`) is left out, whatever the patterns say.
+    #[must_use]
+    pub fn hiding(self, key: &str) -> Self {
+        Self { hidden: Some(key.into()), ..self }
+    }
+
+    fn hides(&self, key: &str) -> bool {
+        self.hidden.as_ref().is_some_and(|hidden| key.starts_with(&**hidden))
+    }
+
     /// True where `key` (of a directory: with its `/`) takes part in the run.
     #[must_use]
     pub fn admits(&self, key: &str) -> bool {
-        let Some(rules) = &self.0 else { return true };
+        if self.hides(key) {
+            return false;
+        }
+        let Some(rules) = &self.rules else { return true };
         // `dir/` must match both `dir` and `dir/**`.
         let bare = key.strip_suffix('/');
         let last = |key: &str| rules.set.matches(key).into_iter().max();
@@ -100,7 +117,8 @@ impl Filter {
     /// True where nothing below the directory `key` (with its `/`) can take part.
     #[must_use]
     pub fn prunes(&self, key: &str) -> bool {
-        self.0.as_ref().is_some_and(|rules| rules.may_prune) && !self.admits(key)
+        let may_prune = self.rules.as_ref().is_some_and(|rules| rules.may_prune);
+        self.hides(key) || (may_prune && !self.admits(key))
     }
 }
 
@@ -167,6 +185,13 @@ mod tests {
         assert!(filter.admits("run/a.nc") && !filter.admits("run/a.csv"));
         assert!(!filter.admits("run/bad.nc"));
         assert!(!filter.prunes("run/"), "an include could bring back something inside");
+    }
+
+    #[test]
+    fn what_is_hidden_takes_part_in_nothing() {
+        let filter = filter(&["-*", "+*.db"]).hiding("state/haul/");
+        assert!(!filter.admits("state/haul/x.db") && filter.prunes("state/haul/"));
+        assert!(filter.admits("state/haul.db") && filter.admits("state/x.db"));
     }
 
     #[test]

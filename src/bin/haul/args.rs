@@ -10,7 +10,8 @@ use std::time::Duration;
 /// Every object carries the BLAKE3 of its content, every download is verified before it gets its
 /// name, and nothing is deleted without proof. Exit codes: 0 done, 1 some transfers failed (or
 /// `check` found differences), 2 usage, 3 done but some source entries could not be read or cannot
-/// exist at the target, 4 a safety guard refused, 6 could not start, 129/130/143 stopped.
+/// exist at the target, 4 a safety guard refused, 5 another run of the same pair is under way, 6 could
+/// not start, 129/130/143 stopped.
 ///
 /// Keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from --credentials FILE.
 #[derive(Debug, Parser)]

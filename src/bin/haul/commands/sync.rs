@@ -21,7 +21,9 @@ impl Session {
         job.delete_excluded = how.delete_excluded;
         job.compare = settings::compare_by(&how.compare);
         job.filter = settings::filter(&how.compare, matches)?;
-        job.effect = if dry_run { Effect::Plan } else { Effect::Apply };
+        if dry_run {
+            (job.effect, job.command) = (Effect::Plan, "plan");
+        }
         job.update_metadata = how.update_metadata;
         self.run(&job).await
     }
@@ -41,6 +43,7 @@ impl Session {
         job.compare = if deep { CompareBy::Bytes } else { settings::compare_by(how) };
         job.filter = settings::filter(how, matches)?;
         job.effect = Effect::Check;
+        job.command = "check";
         self.run(&job).await
     }
 
@@ -49,6 +52,10 @@ impl Session {
         let mut job = self.job(ends)?;
         job.compare = CompareBy::Nothing;
         job.afterwards = afterwards;
+        job.command = match afterwards {
+            Afterwards::KeepSource => "cp",
+            Afterwards::RemoveSource => "mv",
+        };
         self.run(&job).await
     }
 
