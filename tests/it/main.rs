@@ -30,20 +30,26 @@ macro_rules! on_both_servers {
 }
 
 mod adoption;
+mod catalog;
 mod commands;
 mod compare;
 mod copies;
+mod deep;
 mod deletes;
 mod errors;
 mod faults;
+mod history;
 mod interrupt;
 mod layers;
 mod library;
 mod listing;
 mod many;
+mod metadata;
 mod names;
 mod order;
 mod plan;
+mod renames;
 mod round_trip;
+mod state;
 mod support;
 mod tools;

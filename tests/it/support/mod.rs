@@ -8,9 +8,11 @@ pub mod run;
 pub mod server;
 pub mod site;
 pub mod tree;
+pub mod watch;
 
 pub use http::Kind;
 pub use peer::Peer;
 pub use proxy::{Fault, Rule};
 pub use server::Server;
 pub use site::Site;
+pub use watch::Watch;

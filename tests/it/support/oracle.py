@@ -67,9 +67,11 @@ def delete_bucket(endpoint, bucket):
             raise
 
 
-def put(endpoint, bucket, key, body=None, path=None, metadata=None):
+def put(endpoint, bucket, key, body=None, path=None, metadata=None, headers=None):
     content = open(path, "rb") if path else base64.b64decode(body)
-    reply = client(endpoint).put_object(Bucket=bucket, Key=key, Body=content, Metadata=metadata or {})
+    reply = client(endpoint).put_object(
+        Bucket=bucket, Key=key, Body=content, Metadata=metadata or {}, **headers or {}
+    )
     return reply["ETag"].strip('"')
 
 
@@ -108,6 +110,11 @@ def checksums(endpoint, bucket, key):
     reply = client(endpoint).head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     prefix = "Checksum"
     return {name.removeprefix(prefix): value for name, value in reply.items() if name.startswith(prefix)}
+
+
+def copy(endpoint, bucket, source, key):
+    """A copy with the metadata of its source."""
+    client(endpoint).copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": bucket, "Key": source})
 
 
 def begin_multipart(endpoint, bucket, key):
@@ -178,6 +185,7 @@ OPERATIONS = {
         begin_multipart,
         bucket_exists,
         checksums,
+        copy,
         create_bucket,
         delete,
         delete_bucket,

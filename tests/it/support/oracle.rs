@@ -122,6 +122,21 @@ impl Bucket {
         self.try_ask("put", request).map(|etag| text(&etag))
     }
 
+    /// Stores a small object with user metadata and a content type.
+    pub fn put_described(&self, key: &str, body: &[u8], metadata: &[(&str, &str)], content: &str) {
+        let metadata: BTreeMap<_, _> = metadata.iter().copied().collect();
+        let (body, headers) = (BASE64.encode(body), json!({"ContentType": content}));
+        self.ask(
+            "put",
+            json!({"key": key, "body": body, "metadata": metadata, "headers": headers}),
+        );
+    }
+
+    /// Copies an object within the bucket, metadata included.
+    pub fn copy(&self, source: &str, key: &str) {
+        self.ask("copy", json!({"source": source, "key": key}));
+    }
+
     /// Stores a file as one PUT.
     pub fn put_file(&self, key: &str, path: &Path) {
         self.ask("put", json!({"key": key, "path": utf8(path)}));

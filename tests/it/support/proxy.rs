@@ -180,6 +180,22 @@ impl Proxy {
         self.passed().iter().filter(|passed| passed.kind == kind && passed.status > 0).count()
     }
 
+    /// Bytes of objects that were sent.
+    pub fn sent_bytes(&self) -> u64 {
+        let passed = self.passed().into_iter();
+        let sends = passed.filter(|passed| matches!(passed.kind, Kind::Put | Kind::Part));
+        sends.map(|passed| passed.body_bytes).sum()
+    }
+
+    /// Fails unless pages of listings were all that was asked for, and so many.
+    #[track_caller]
+    pub fn assert_only_lists(&self, pages: usize) {
+        let passed = self.passed();
+        let others: Vec<_> = passed.iter().filter(|passed| passed.kind != Kind::List).collect();
+        assert!(others.is_empty(), "more than listings was asked for: {others:#?}");
+        assert_eq!(passed.len(), pages, "pages of listings: {passed:#?}");
+    }
+
     /// Fails where an object's bytes went either way, or one was copied.
     #[track_caller]
     pub fn assert_no_transfers(&self) {

@@ -123,6 +123,18 @@ impl Running {
         rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as `kill -9` does.
+    #[track_caller]
+    pub fn kill(mut self) {
+        assert!(self.child.try_wait().unwrap().is_none(), "it had ended before");
+        self.child.kill().unwrap();
+        assert_eq!(self.finish().code, None);
+    }
+
     /// Waits for the end; panics past the time limit, or where the secret was printed.
     #[track_caller]
     pub fn finish(mut self) -> Outcome {

@@ -15,6 +15,7 @@ use super::proxy::Proxy;
 use super::run::{self, NOBODY, Outcome, Run};
 use super::server::Server;
 use super::tree::{self, Node, Tree};
+use super::watch::Watch;
 
 /// The size of a part, and the largest file that is sent as one.
 pub const PART_BYTES: u64 = 16 << 20;
@@ -145,6 +146,36 @@ impl Site {
         self.assert_sync_is_idle(&self.url(""), &down);
         tree::assert_same(up, &down);
         assert!(self.bucket.uploads().is_empty(), "an upload was left open");
+    }
+
+    /// Runs the same sync once more and fails unless it asks for so many pages, and for nothing else,
+    /// and opens no file.
+    #[track_caller]
+    pub fn assert_sync_only_lists(&self, source: &str, target: &str, pages: usize) {
+        self.proxy.reset();
+        let watch = Watch::over([source, target]);
+        let outcome = self.haul(&["sync", source, target, "--json"]).done();
+        assert_eq!(watch.opened(), [""; 0], "files were opened");
+        self.proxy.assert_only_lists(pages);
+        assert_eq!(outcome.summary("transferred") + outcome.summary("copied"), 0);
+    }
+
+    /// The catalogs that haul has made for this test; none before its first run.
+    pub fn catalogs(&self) -> Vec<PathBuf> {
+        let found = fs::read_dir(self.at("haul")).into_iter().flatten();
+        let is_catalog = |path: &PathBuf| {
+            path.extension().is_some_and(|ending| ending == "db")
+                && path.file_stem().is_some_and(|name| name != "history")
+        };
+        found.map(|found| found.unwrap().path()).filter(is_catalog).collect()
+    }
+
+    /// The catalog of the only pair that was synced.
+    #[track_caller]
+    pub fn catalog(&self) -> PathBuf {
+        let mut catalogs = self.catalogs();
+        assert_eq!(catalogs.len(), 1, "catalogs");
+        catalogs.remove(0)
     }
 
     #[track_caller]
