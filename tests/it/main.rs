@@ -45,6 +45,7 @@ mod library;
 mod listing;
 mod many;
 mod metadata;
+mod model;
 mod names;
 mod order;
 mod plan;

@@ -132,7 +132,12 @@ impl Bucket {
         );
     }
 
-    /// Copies an object within the bucket, metadata included.
+    /// As [`Bucket::put`], with user metadata.
+    pub fn put_with(&self, key: &str, body: &[u8], metadata: &BTreeMap<String, String>) {
+        self.ask("put", json!({"key": key, "body": BASE64.encode(body), "metadata": metadata}));
+    }
+
+    /// Has the server copy an object with its metadata.
     pub fn copy(&self, source: &str, key: &str) {
         self.ask("copy", json!({"source": source, "key": key}));
     }

@@ -71,6 +71,18 @@ impl Run {
         self
     }
 
+    /// Runs it below this other program, which gets these arguments first.
+    pub fn below(mut self, program: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.env_clear().args(args).arg(self.command.get_program());
+        command.args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        self.command = command;
+        self
+    }
+
     pub fn stdin(mut self, bytes: Vec<u8>) -> Self {
         self.stdin = bytes;
         self
