@@ -8,8 +8,9 @@ use crate::entry::{Signature, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::signature_of;
 use crate::key::{Key, Refusal, temporary_name};
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
@@ -25,6 +26,8 @@ pub struct Tree {
     new_file_mode: u32,
     /// The directory used last, and its key: entries come in key order.
     recent: Mutex<Option<(String, Arc<OwnedFd>)>>,
+    /// Files with several names of which one was removed (device, inode): their ctime has moved.
+    unlinked: Mutex<HashSet<(u64, u64)>>,
 }
 
 /// What to do about a directory that is not there.
@@ -58,7 +61,8 @@ impl Tree {
         let handle = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| fail(e.into()))?;
         let new_file_mode = 0o666 & !umask();
         let handle = Arc::new(handle);
-        Ok(Self { root: root.to_owned(), handle, new_file_mode, recent: Mutex::new(None) })
+        let (root, recent, unlinked) = (root.to_owned(), Mutex::default(), Mutex::default());
+        Ok(Self { root, handle, new_file_mode, recent, unlinked })
     }
 
     fn failed(&self, key: &Key, cause: impl std::fmt::Display) -> Error {
@@ -270,7 +274,7 @@ impl Tree {
         if let Some(expected) = expected.filter(|_| !key.is_directory()) {
             match rustix::fs::statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => return Ok(()),
-                Ok(stat) if signature_of(&stat).0 == expected => {}
+                Ok(stat) if self.is_as_scanned(&stat, expected) => {}
                 Ok(_) => {
                     let what = format!("cannot delete {}", self.shown(key));
                     let cause = "it has changed since it was scanned";
@@ -288,6 +292,23 @@ impl Tree {
                 Err(Error::new(ErrorKind::Write, what, std::io::Error::from(error)))
             }
         }
+    }
+}
+
+impl Tree {
+    /// True where the file is what was scanned. To remove one name of a file changes the ctime of the
+    /// others.
+    fn is_as_scanned(&self, stat: &Stat, expected: Signature) -> bool {
+        let seen = signature_of(stat).0;
+        let file = (seen.device, seen.inode);
+        let mut unlinked = self.unlinked.lock().unwrap_or_else(PoisonError::into_inner);
+        let own_doing = unlinked.contains(&file);
+        let changed = if own_doing { seen.changed } else { expected.changed };
+        let is_same = seen == Signature { changed, ..expected };
+        if is_same && stat.st_nlink > 1 {
+            unlinked.insert(file);
+        }
+        is_same
     }
 }
 

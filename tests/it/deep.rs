@@ -193,7 +193,7 @@ fn manifest_from_memory_reads_and_asks_nothing(server: &Server) {
 fn manifest_without_memory_asks_and_does_not_read(server: &Server) {
     let site = Site::new(server);
     let up = mirrored(&site);
-    fs::remove_dir_all(site.at("haul")).unwrap();
+    site.forget();
     assert_manifest(&site, &site.url(""), &[], &up);
     assert_eq!(site.proxy.count(Kind::Get), 0);
     assert_eq!(site.proxy.count(Kind::Put), 0);

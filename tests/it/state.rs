@@ -11,6 +11,7 @@ use crate::support::{Server, Site, tree};
 
 on_both_servers! {
     unusable_catalog_costs_a_notice_and_time,
+    catalog_of_a_newer_haul_is_left_alone,
     catalog_that_breaks_while_it_is_read_costs_a_notice_and_time,
     state_that_cannot_be_written_costs_a_notice,
     state_below_the_source_is_not_sent,
@@ -46,14 +47,13 @@ fn unusable_catalog_costs_a_notice_and_time(server: &Server) {
     let execute = |path: &Path, statement: &str| {
         Connection::open(path).unwrap().execute_batch(statement).unwrap();
     };
-    let damages: [Damage<'_>; 8] = [
+    let damages: [Damage<'_>; 7] = [
         ("truncated to nothing", &|path| fs::write(path, "").unwrap()),
         ("truncated", &|path| {
             let bytes = fs::read(path).unwrap();
             fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
         }),
         ("garbage", &|path| fs::write(path, tree::noise(30_000, 4)).unwrap()),
-        ("newer", &|path| execute(path, "PRAGMA user_version = 999")),
         ("foreign", &|path| assert!(fs::copy(&foreign, path).unwrap() > 0)),
         ("without a table", &|path| execute(path, "DROP TABLE entry")),
         ("odd values", &|path| execute(path, "UPDATE entry SET size = 'x', blake3 = 7")),
@@ -73,9 +73,24 @@ fn unusable_catalog_costs_a_notice_and_time(server: &Server) {
     fs::remove_file(&catalog).unwrap();
     assert_recovers(&site, &up);
     println!("all of it missing");
-    fs::remove_dir_all(site.at("haul")).unwrap();
+    site.forget();
     assert_recovers(&site, &up);
     site.assert_holds(&up, "");
+}
+
+/// Two versions that share a home must not take turns in throwing away what the other remembers.
+fn catalog_of_a_newer_haul_is_left_alone(server: &Server) {
+    let site = Site::new(server);
+    let up = a_few(&site);
+    let catalog = site.catalog();
+    Connection::open(&catalog).unwrap().execute_batch("PRAGMA user_version = 999").unwrap();
+    let before = fs::read(&catalog).unwrap();
+    site.proxy.reset();
+    let outcome = site.haul(&["sync", &up, &site.url("")]).done();
+    assert_notice(&outcome);
+    site.proxy.assert_no_transfers();
+    assert_eq!(fs::read(&catalog).unwrap(), before);
+    assert!(!catalog.with_extension("db.unusable").exists());
 }
 
 /// The page that holds the row of a key in the middle is overwritten.

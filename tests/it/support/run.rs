@@ -1,7 +1,7 @@
 //! Running the `haul` binary with an environment of its own, and what came of it.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -91,7 +91,7 @@ impl Run {
     pub fn start(mut self) -> Running {
         let pipe = Stdio::piped;
         self.command.stdin(pipe()).stdout(pipe()).stderr(pipe());
-        let mut child = self.command.spawn().expect("haul starts");
+        let mut child = spawn(&mut self.command);
         let mut stdin = child.stdin.take().expect("stdin is piped");
         let bytes = self.stdin;
         thread::spawn(move || {
@@ -109,6 +109,17 @@ impl Run {
     #[track_caller]
     pub fn finish(self) -> Outcome {
         self.start().finish()
+    }
+}
+
+/// A copy of the binary can't be started while another thread, between its fork and its exec, has it open
+/// for writing still.
+fn spawn(command: &mut Command) -> Child {
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
+            child => return child.expect("haul starts"),
+        }
     }
 }
 

@@ -162,7 +162,7 @@ impl Site {
 
     /// The catalogs that haul has made for this test; none before its first run.
     pub fn catalogs(&self) -> Vec<PathBuf> {
-        let found = fs::read_dir(self.at("haul")).into_iter().flatten();
+        let found = fs::read_dir(self.state_directory()).into_iter().flatten();
         let is_catalog = |path: &PathBuf| {
             path.extension().is_some_and(|ending| ending == "db")
                 && path.file_stem().is_some_and(|name| name != "history")
