@@ -8,6 +8,7 @@ mod credentials;
 mod door;
 mod endpoint;
 mod metadata;
+mod pace;
 mod s3;
 mod xml;
 
@@ -15,6 +16,7 @@ pub use connector::Traffic;
 pub use credentials::{Credentials, KeyFile};
 pub use endpoint::{Connection, Endpoint};
 pub use metadata::Metadata;
+pub use pace::{Bandwidth, Concurrency};
 pub use s3::S3Bucket;
 pub use xml::BucketInfo;
 
@@ -128,6 +130,8 @@ pub struct PageRequest {
     pub prefix: String,
     /// Fold keys behind the next `/` into one prefix.
     pub by_directory: bool,
+    /// Only keys behind this one.
+    pub after: Option<String>,
     /// Where the page before ended ([`Page::next`]).
     pub token: Option<String>,
 }

@@ -67,16 +67,7 @@ pub struct Pair {
     /// Where they go.
     pub target: String,
     /// Which side is a directory.
-    pub files: Option<FileSide>,
-}
-
-/// The side that is a directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileSide {
-    /// The source.
-    Source,
-    /// The target.
-    Target,
+    pub files: Option<Side>,
 }
 
 impl Pair {
@@ -295,12 +286,49 @@ impl Catalog {
         Ok(found.unwrap_or(false))
     }
 
+    /// Where the ranges of a side's listing ended; none where that is not known.
+    ///
+    /// # Errors
+    /// `Setup`, once.
+    pub fn ends(&self, side: Side) -> Result<Option<Vec<String>>> {
+        let text: Option<String> = self.with(|connection| {
+            let select = "SELECT value FROM meta WHERE name = ?1";
+            connection.query_row(select, [ends_name(side)], |row| row.get(0)).optional()
+        })?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
+    /// Remembers where the ranges of a side's listing will end.
+    ///
+    /// # Errors
+    /// `Setup`, once.
+    pub fn set_ends(&self, side: Side, ends: &[String]) -> Result<()> {
+        let text = serde_json::to_string(ends).unwrap_or_default();
+        self.with(|connection| set_meta(connection, ends_name(side), &text))
+    }
+
     /// Remembers that a listing is out of key order.
     ///
     /// # Errors
     /// `Setup`, once.
     pub fn set_unordered(&self) -> Result<()> {
         self.with(|connection| set_meta(connection, "unordered", "1"))
+    }
+}
+
+/// One of the two places of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Where entries come from.
+    Source,
+    /// Where they go.
+    Target,
+}
+
+fn ends_name(side: Side) -> &'static str {
+    match side {
+        Side::Source => "source_ends",
+        Side::Target => "target_ends",
     }
 }
 
@@ -333,13 +361,16 @@ fn open_file(path: &Path, pair: &Pair, locking: Locking) -> Result<(Connection, 
 
 /// Writes down whose catalog it is, and makes what only this direction needs.
 fn describe(connection: &Connection, pair: &Pair) -> rusqlite::Result<()> {
-    if pair.files == Some(FileSide::Target) {
+    // All of it or nothing: half a description is that of another pair.
+    let transaction = connection.unchecked_transaction()?;
+    if pair.files == Some(Side::Target) {
         connection.execute_batch(
             "CREATE INDEX IF NOT EXISTS by_etag ON entry (source_etag) WHERE size > 0",
         )?;
     }
     set_meta(connection, "source", &pair.source)?;
-    set_meta(connection, "target", &pair.target)
+    set_meta(connection, "target", &pair.target)?;
+    transaction.commit()
 }
 
 fn set_meta(connection: &Connection, name: &str, value: &str) -> rusqlite::Result<()> {
@@ -400,7 +431,7 @@ fn forget(connection: &Connection, key: &Key) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn read_record(row: &Row<'_>, files: Option<FileSide>) -> rusqlite::Result<Record> {
+fn read_record(row: &Row<'_>, files: Option<Side>) -> rusqlite::Result<Record> {
     let key = String::from_utf8(row.get(0)?).map_err(|e| {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(e))
     })?;
@@ -412,8 +443,8 @@ fn read_record(row: &Row<'_>, files: Option<FileSide>) -> rusqlite::Result<Recor
     let (mut source, mut target) = (object(3)?, object(4)?);
     let file = read_file(row, size)?;
     match files {
-        Some(FileSide::Source) => source = file,
-        Some(FileSide::Target) => target = file,
+        Some(Side::Source) => source = file,
+        Some(Side::Target) => target = file,
         None => {}
     }
     Ok(Record {
@@ -451,7 +482,7 @@ mod tests {
 
     fn pair() -> Pair {
         let (source, target) = ("/data".to_owned(), "https://s3/b/p/".to_owned());
-        Pair { source, target, files: Some(FileSide::Source) }
+        Pair { source, target, files: Some(Side::Source) }
     }
 
     fn record(key: &str, content: &[u8]) -> Record {

@@ -1,7 +1,7 @@
 //! A job: what to bring where, and how; validated, and ready to run.
 
 use crate::bucket::Bucket;
-use crate::catalog::{FileSide, Pair};
+use crate::catalog::{Pair, Side};
 use crate::location::directory_prefix;
 use crate::plan::compare::CompareBy;
 use crate::plan::guard::Allowed;
@@ -129,7 +129,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job with the default settings: compare contents, delete nothing, 64 transfers, 128 MiB,
+    /// A job with the default settings: compare contents, delete nothing, 128 transfers, 128 MiB,
     /// remember nothing.
     #[must_use]
     pub fn new(source: Place, target: Place) -> Self {
@@ -143,7 +143,7 @@ impl Job {
             delete_excluded: false,
             effect: Effect::Apply,
             afterwards: Afterwards::KeepSource,
-            transfers: 64,
+            transfers: 128,
             memory_bytes: 128 << 20,
             update_metadata: false,
             command: "sync",
@@ -155,8 +155,8 @@ impl Job {
     #[must_use]
     pub fn pair(&self) -> Pair {
         let files = match (&self.source, &self.target) {
-            (Place::Directory(_), _) => Some(FileSide::Source),
-            (_, Place::Directory(_)) => Some(FileSide::Target),
+            (Place::Directory(_), _) => Some(Side::Source),
+            (_, Place::Directory(_)) => Some(Side::Target),
             (Place::Bucket { .. }, Place::Bucket { .. }) => None,
         };
         Pair { source: self.source.address(), target: self.target.address(), files }

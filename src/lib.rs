@@ -82,7 +82,9 @@ mod run;
 mod stop;
 mod tree;
 
-pub use bucket::{Bucket, BucketInfo, Connection, Credentials, Endpoint, KeyFile};
+pub use bucket::{
+    Bandwidth, Bucket, BucketInfo, Concurrency, Connection, Credentials, Endpoint, KeyFile,
+};
 pub use entry::Entry;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Control, Deed, Event, Observer, Outcome, Summary};

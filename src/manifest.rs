@@ -8,7 +8,7 @@ use crate::event::{Control, Deed, Event, Outcome, Summary};
 use crate::execute::{Content, Context, blocking, inspect, remembered};
 use crate::fingerprint::Blake3;
 use crate::job::Place;
-use crate::scan::{Filter, Order, Scan, Seen, scan_bucket, scan_local};
+use crate::scan::{Filter, Order, Scan, Seen, Splits, scan_bucket, scan_local};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub async fn manifest(
             prefix.clone(),
             Filter::default(),
             Seen::default(),
-            Order::Sort,
+            (Order::Sort, Splits::default()),
         ),
     };
     let items = items(scan);

@@ -43,7 +43,7 @@ pub async fn object_info(bucket: &Arc<dyn Bucket>, key: &str) -> Result<ObjectIn
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => error,
         other => return other,
     };
-    let page = PageRequest { prefix: key.to_owned(), by_directory: true, token: None };
+    let page = PageRequest { prefix: key.to_owned(), by_directory: true, ..PageRequest::default() };
     match bucket.list_page(&page).await {
         Err(reason) if reason.kind() == ErrorKind::Setup => Err(reason),
         Ok(_) | Err(_) => Err(error),

@@ -14,7 +14,7 @@ use crate::execute::{
 use crate::hash::FileHash;
 use crate::job::{Afterwards, Effect, Job, Place, resolved};
 use crate::plan::{Names, Pair, Side};
-use crate::scan::{Filter, Order, Scan, Seen, check_directory, scan_bucket, scan_local};
+use crate::scan::{Filter, Order, Scan, Seen, Splits, check_directory, scan_bucket, scan_local};
 use crate::tree::Tree;
 use std::path::Path;
 use std::sync::Arc;
@@ -107,29 +107,36 @@ impl<'a> Route<'a> {
         Ok(Self { job, direction, tree: trees.0.map(Arc::new), source_tree: trees.1.map(Arc::new) })
     }
 
-    /// Starts both scans.
-    pub(crate) fn scan(&self, seen: &Seen, order: Order) -> (Scan, Scan) {
+    /// Starts both scans. The splits are those of the source's and of the target's listing.
+    pub(crate) fn scan(
+        &self,
+        seen: &Seen,
+        order: Order,
+        (source_splits, target_splits): (Splits, Splits),
+    ) -> (Scan, Scan) {
         let source_filter = self.hiding_state(self.job.filter.clone());
         let target_filter = self.hiding_state(match self.job.delete_excluded {
             true => Filter::default(),
             false => self.job.filter.clone(),
         });
-        let objects = |place: Prefixed<'_>, filter: Filter, seen: Seen| {
-            scan_bucket(Arc::clone(place.bucket), place.prefix.to_owned(), filter, seen, order)
+        let objects = |place: Prefixed<'_>, filter: Filter, seen: Seen, splits: Splits| {
+            let bucket = Arc::clone(place.bucket);
+            scan_bucket(bucket, place.prefix.to_owned(), filter, seen, (order, splits))
         };
         let unseen = Seen::default();
         match self.direction {
             Direction::Up { root, to } => (
                 scan_local(root.to_owned(), source_filter, seen.clone(), false),
-                objects(to, target_filter, unseen),
+                objects(to, target_filter, unseen, target_splits),
             ),
             Direction::Down { from, root } => (
-                objects(from, source_filter, seen.clone()),
+                objects(from, source_filter, seen.clone(), source_splits),
                 scan_local(root.to_owned(), target_filter, unseen, true),
             ),
-            Direction::Across { from, to } => {
-                (objects(from, source_filter, seen.clone()), objects(to, target_filter, unseen))
-            }
+            Direction::Across { from, to } => (
+                objects(from, source_filter, seen.clone(), source_splits),
+                objects(to, target_filter, unseen, target_splits),
+            ),
         }
     }
 

@@ -9,8 +9,8 @@ mod memory;
 mod queue;
 mod work;
 
-use crate::catalog::{Catalog, Change};
-use crate::entry::Scanned;
+use crate::catalog::{self, Catalog, Change};
+use crate::entry::{Entry, EntryKind, Scanned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Control, Deed, Event, Outcome, Summary};
 use crate::execute::{Answer, Context, Ended};
@@ -21,7 +21,7 @@ use crate::plan::compare::{CompareBy, Verdict};
 use crate::plan::guard::{Decision, guard};
 use crate::plan::{Action, Found, Pair, Plan, Rules, Side, Step, Why, next_side};
 use crate::route::{Route, Transfer};
-use crate::scan::{Order, Scan, Seen, Spool};
+use crate::scan::{Ends, Order, Scan, Seen, Splits, Spool};
 use crate::stop::Stop;
 use futures::StreamExt;
 use keeper::Keeper;
@@ -121,6 +121,10 @@ struct Run<'a> {
     source: Scan,
     target: Scan,
     seen: Seen,
+    /// Where the listings of source and target can be cut.
+    splits: (Splits, Splits),
+    /// Where that of the target can be cut once this run is through.
+    target_ends: Ends,
     plan: Plan,
     planned: bool,
     complete: bool,
@@ -139,7 +143,9 @@ impl<'a> Run<'a> {
         (order, catalog): (Order, Option<&Arc<Catalog>>),
     ) -> Result<Self> {
         let seen = Seen::default();
-        let (source, target) = route.scan(&seen, order);
+        let splits =
+            (splits(catalog, catalog::Side::Source), splits(catalog, catalog::Side::Target));
+        let (source, target) = route.scan(&seen, order, splits.clone());
         let rules = Rules {
             delete: job.delete,
             compare: job.compare,
@@ -154,6 +160,8 @@ impl<'a> Run<'a> {
             source,
             target,
             seen,
+            splits,
+            target_ends: Ends::default(),
             plan: Plan::new(rules),
             planned: false,
             complete: false,
@@ -253,11 +261,42 @@ impl<'a> Run<'a> {
             let source = (side != Side::Target).then(|| self.source.pop()).flatten();
             let target = (side != Side::Source).then(|| self.target.pop()).flatten();
             self.ledger.saw(source.as_ref(), target.as_ref());
+            self.count_target(source.as_ref(), target.as_ref());
             let found = Found { source, target, record };
             self.plan.step(found, self.source.head(), &mut steps);
             steps.drain(..).try_for_each(|step| self.take(step))?;
         }
         Ok(())
+    }
+
+    /// Counts what the target will hold.
+    fn count_target(&mut self, source: Option<&Scanned>, target: Option<&Scanned>) {
+        let is_sent = |entry: &Entry| entry.kind != (EntryKind::Directory { empty: false });
+        let entry = match (source, target) {
+            (Some(Scanned::Entry(entry)), _) if is_sent(entry) => Some(entry),
+            (_, Some(Scanned::Entry(entry))) if !self.job.delete => Some(entry),
+            _ => None,
+        };
+        if let Some(entry) = entry {
+            self.target_ends.count(entry.key.as_str());
+        }
+    }
+
+    /// Remembers where the next listings can be cut.
+    fn learn_ends(&mut self) {
+        let Some(catalog) = self.memory.catalog() else { return };
+        let summary = &self.ledger.summary;
+        let changed = summary.transferred + summary.copied + summary.deleted > 0;
+        let target = match changed {
+            true => std::mem::take(&mut self.target_ends),
+            false => self.splits.1.learned(),
+        };
+        let source = self.splits.0.learned();
+        for (side, ends) in [(catalog::Side::Source, source), (catalog::Side::Target, target)] {
+            if let Err(error) = catalog.set_ends(side, &ends.into_vec()) {
+                self.memory.troubles.push(error);
+            }
+        }
     }
 
     /// A scan that fails before it gave anything means that the run could not start.
@@ -395,6 +434,7 @@ impl<'a> Run<'a> {
         if self.ledger.summary.interrupted {
             return Ok(());
         }
+        self.learn_ends();
         self.route.sync()
     }
 
@@ -439,6 +479,11 @@ impl<'a> Run<'a> {
 fn forgotten(outcome: Outcome) -> Ended {
     let change = Some(Change::Forget(outcome.key.clone()));
     Ended { outcome, change }
+}
+
+fn splits(catalog: Option<&Arc<Catalog>>, side: catalog::Side) -> Splits {
+    // What can't be read is told by whoever needs it.
+    Splits::new(catalog.and_then(|catalog| catalog.ends(side).ok().flatten()))
 }
 
 async fn sleep_until(due: Option<tokio::time::Instant>) {

@@ -5,11 +5,14 @@
 mod bucket;
 mod filter;
 mod local;
+mod ranges;
 mod spool;
 
 pub use bucket::{Order, scan_bucket};
 pub use filter::{Filter, FilterBuilder, Seen};
 pub use local::{check_directory, scan_local};
+pub(crate) use ranges::Ends;
+pub use ranges::Splits;
 pub use spool::Spool;
 
 use crate::entry::Scanned;

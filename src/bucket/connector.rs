@@ -4,6 +4,7 @@
 //! No timeout covers a whole request: a slow but moving transfer of any length is fine, a minute
 //! without a byte in either direction is not.
 
+use super::pace::{Bandwidth, Throttle, Turn};
 use crate::error::{Error, ErrorKind, Result, chain};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -16,31 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Request bodies are handed to the socket in slices of this many bytes, each a sign of life.
 const SLICE_BYTES: usize = 256 << 10;
-
-/// How hard an endpoint is worked.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Requests in flight at once.
-    pub requests: usize,
-    /// How long nothing may move before a request counts as hung.
-    pub idle_timeout: Duration,
-    /// How often a failed request is repeated.
-    pub retries: u32,
-}
-
-impl Default for Limits {
-    /// 64 requests, 60 s, 8 retries (about half a minute of pauses in all).
-    fn default() -> Self {
-        Self { requests: 64, idle_timeout: Duration::from_mins(1), retries: 8 }
-    }
-}
 
 /// What went over the wire so far, bodies only.
 #[derive(Debug, Default)]
@@ -63,24 +45,15 @@ impl Traffic {
         self.sent_bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes of all bodies.
+    pub(super) fn bytes(&self) -> u64 {
+        self.sent_bytes() + self.received_bytes()
+    }
+
     /// Bytes of response bodies.
     #[must_use]
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes.load(Ordering::Relaxed)
-    }
-}
-
-/// A place among the requests in flight. It travels with its request, and is given back when the
-/// answer's body is done with.
-#[derive(Clone, Debug)]
-pub(super) struct Turn {
-    _permit: Arc<OwnedSemaphorePermit>,
-}
-
-impl Turn {
-    pub(super) async fn take(permits: &Arc<Semaphore>) -> Self {
-        let permit = Arc::clone(permits).acquire_owned().await;
-        Self { _permit: Arc::new(permit.expect("the semaphore is never closed")) }
     }
 }
 
@@ -89,19 +62,28 @@ pub(super) struct Connector {
     client: reqwest::Client,
     idle: Duration,
     traffic: Arc<Traffic>,
+    throttle: Option<Arc<Throttle>>,
 }
 
+/// The most idle connections that are kept.
+const IDLE_CONNECTIONS: usize = 256;
+
 impl Connector {
-    pub(super) fn connect(limits: &Limits, traffic: Arc<Traffic>) -> Result<HttpClient> {
+    pub(super) fn connect(
+        idle: Duration,
+        bandwidth: Option<Bandwidth>,
+        traffic: Arc<Traffic>,
+    ) -> Result<HttpClient> {
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(limits.requests)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("haul/", env!("CARGO_PKG_VERSION")))
             .http1_only()
             .build()
             .map_err(|e| Error::new(ErrorKind::Setup, "cannot start the HTTP client", chain(&e)))?;
-        Ok(HttpClient::new(Self { client, idle: limits.idle_timeout, traffic }))
+        let throttle = bandwidth.map(|bandwidth| Arc::new(Throttle::new(bandwidth)));
+        Ok(HttpClient::new(Self { client, idle, traffic, throttle }))
     }
 
     async fn execute(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
@@ -116,6 +98,8 @@ impl Connector {
             timer: Box::pin(tokio::time::sleep(self.idle)),
             idle: self.idle,
             waiting: false,
+            throttled: Throttled::new(self.throttle.clone()),
+            rest: Bytes::new(),
             traffic: Arc::clone(&self.traffic),
             _turn: turn,
         };
@@ -135,7 +119,12 @@ impl Connector {
         if let Some(bytes) = body.as_bytes().filter(|bytes| !bytes.is_empty()) {
             let rest = bytes.clone();
             let (pulse, traffic) = (Arc::clone(pulse), Arc::clone(&self.traffic));
-            *converted.body_mut() = Some(reqwest::Body::wrap(Sliced { rest, pulse, traffic }));
+            *converted.body_mut() = Some(reqwest::Body::wrap(Sliced {
+                rest,
+                pulse,
+                traffic,
+                throttled: Throttled::new(self.throttle.clone()),
+            }));
         } else if matches!(*converted.method(), http::Method::PUT | http::Method::POST) {
             // Ceph answers 411 without it.
             converted.headers_mut().insert(http::header::CONTENT_LENGTH, 0.into());
@@ -194,11 +183,46 @@ fn http_error(error: reqwest::Error) -> HttpError {
     HttpError::new(kind, std::io::Error::other(chain(&error.without_url())))
 }
 
+/// Bytes that pass one piece at a time, at the pace of the bandwidth.
+struct Throttled {
+    throttle: Option<Arc<Throttle>>,
+    /// Until when the next piece, of so many bytes, waits.
+    due: Option<(usize, Pin<Box<Sleep>>)>,
+}
+
+impl Throttled {
+    fn new(throttle: Option<Arc<Throttle>>) -> Self {
+        Self { throttle, due: None }
+    }
+
+    /// How many of `bytes` may pass now.
+    fn poll(&mut self, bytes: usize, cx: &mut Context<'_>) -> Poll<usize> {
+        let Some(throttle) = &self.throttle else {
+            return Poll::Ready(bytes);
+        };
+        if self.due.is_none() {
+            let (piece, due) = throttle.reserve(bytes);
+            if due <= Instant::now() {
+                return Poll::Ready(piece);
+            }
+            self.due = Some((piece, Box::pin(tokio::time::sleep_until(due))));
+        }
+        let Some((piece, sleep)) = &mut self.due else {
+            return Poll::Ready(bytes);
+        };
+        let piece = *piece;
+        std::task::ready!(sleep.as_mut().poll(cx));
+        self.due = None;
+        Poll::Ready(piece)
+    }
+}
+
 /// A request body that shows when its bytes are taken.
 struct Sliced {
     rest: Bytes,
     pulse: Arc<AtomicU64>,
     traffic: Arc<Traffic>,
+    throttled: Throttled,
 }
 
 impl Body for Sliced {
@@ -207,13 +231,15 @@ impl Body for Sliced {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if self.rest.is_empty() {
             return Poll::Ready(None);
         }
         let step = self.rest.len().min(SLICE_BYTES);
+        // To wait for the bandwidth is a sign of life, too.
         self.pulse.fetch_add(1, Ordering::Relaxed);
+        let step = std::task::ready!(self.throttled.poll(step, cx));
         self.traffic.sent_bytes.fetch_add(step as u64, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(step)))))
     }
@@ -235,8 +261,19 @@ struct Watched {
     idle: Duration,
     /// The timer runs only while somebody waits: a slow consumer is no hung server.
     waiting: bool,
+    throttled: Throttled,
+    /// What has arrived, and waits for the bandwidth.
+    rest: Bytes,
     traffic: Arc<Traffic>,
     _turn: Option<Turn>,
+}
+
+impl Watched {
+    /// A piece of what has arrived.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Frame<Bytes>> {
+        let piece = std::task::ready!(self.throttled.poll(self.rest.len(), cx));
+        Poll::Ready(Frame::data(self.rest.split_to(piece)))
+    }
 }
 
 impl Body for Watched {
@@ -247,13 +284,22 @@ impl Body for Watched {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        if !self.rest.is_empty() {
+            return self.poll_rest(cx).map(|frame| Some(Ok(frame)));
+        }
         if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
             self.waiting = false;
-            if let Some(Ok(frame)) = &frame {
-                let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
-                self.traffic.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+            let frame = match frame {
+                Some(Ok(frame)) => frame,
+                other => return Poll::Ready(other.map(|frame| frame.map_err(http_error))),
+            };
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            self.traffic.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            if bytes == 0 || self.throttled.throttle.is_none() {
+                return Poll::Ready(Some(Ok(frame)));
             }
-            return Poll::Ready(frame.map(|frame| frame.map_err(http_error)));
+            self.rest = frame.into_data().unwrap_or_default();
+            return self.poll_rest(cx).map(|frame| Some(Ok(frame)));
         }
         if !self.waiting {
             self.waiting = true;
@@ -264,10 +310,6 @@ impl Body for Watched {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
 }

@@ -3,8 +3,10 @@
 //! Signatures are `object_store`'s (AWS Signature Version 4, payload signed). Keys go through byte
 //! for byte, which `object_store`'s own paths can't do. Knows no operation of S3.
 
-use super::connector::{Connector, Limits, Traffic, Turn};
+use super::connector::{Connector, Traffic};
 use super::credentials::Credentials;
+use super::endpoint::Connection;
+use super::pace::{Pace, Turn};
 use super::{Payload, xml};
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::key::printable;
@@ -17,7 +19,6 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// The longest error answer that is read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
@@ -34,7 +35,7 @@ pub(super) struct Door {
     credentials: Credentials,
     region: String,
     retries: u32,
-    permits: Arc<Semaphore>,
+    pace: Arc<Pace>,
     /// Something has answered: from then on a refused connection is worth waiting for.
     reached: AtomicBool,
     traffic: Arc<Traffic>,
@@ -88,13 +89,15 @@ impl std::fmt::Debug for Door {
 }
 
 impl Door {
-    pub(super) fn new(credentials: Credentials, region: String, limits: &Limits) -> Result<Self> {
+    pub(super) fn new(connection: &Connection) -> Result<Self> {
+        let Connection { credentials, region, retries, .. } = connection.clone();
         let traffic = Arc::new(Traffic::default());
-        let client = Connector::connect(limits, Arc::clone(&traffic))?;
+        let bandwidth = connection.bandwidth.clone();
+        let client = Connector::connect(connection.idle_timeout, bandwidth, Arc::clone(&traffic))?;
         let reached = AtomicBool::new(false);
-        let permits = Arc::new(Semaphore::new(limits.requests));
-        let retries = limits.retries;
-        Ok(Self { client, credentials, region, retries, permits, reached, traffic })
+        let (concurrency, rate) = (connection.requests, connection.requests_per_second);
+        let pace = Arc::new(Pace::new(concurrency, rate, Arc::clone(&traffic)));
+        Ok(Self { client, credentials, region, retries, pace, reached, traffic })
     }
 
     pub(super) fn traffic(&self) -> &Arc<Traffic> {
@@ -148,13 +151,17 @@ impl Door {
 
     /// Waits for its turn first: a signature is good for minutes only.
     async fn once(&self, request: &Request<'_>) -> Result<HttpResponse, Failure> {
-        let turn = Turn::take(&self.permits).await;
+        let turn = self.pace.take().await;
         let mut signed = self.sign(request)?;
-        signed.extensions_mut().insert(turn);
+        signed.extensions_mut().insert(turn.clone());
         tracing::trace!(method = %request.method, url = %signed.uri(), "request");
         let response = match self.client.execute(signed).await {
             Ok(response) => response,
-            Err(error) => return Err(self.unreached(request, &error)),
+            Err(error) => {
+                let failure = self.unreached(request, &error);
+                self.slow_down(&turn, &failure);
+                return Err(failure);
+            }
         };
         self.reached.store(true, Ordering::Relaxed);
         if response.status().is_success() {
@@ -165,7 +172,16 @@ impl Door {
             Ok(body) => xml::parse_error(&body).unwrap_or_default(),
             Err(_) => xml::Told::default(),
         };
-        Err(self.understand(request, status, &headers, &told))
+        let failure = self.understand(request, status, &headers, &told);
+        self.slow_down(&turn, &failure);
+        Err(failure)
+    }
+
+    /// What is too much for the server is so for all that go to it.
+    fn slow_down(&self, turn: &Turn, failure: &Failure) {
+        if failure.is_overload {
+            self.pace.overloaded(turn, failure.pause);
+        }
     }
 
     fn sign(&self, request: &Request<'_>) -> Result<HttpRequest, Failure> {
@@ -254,6 +270,8 @@ impl Door {
             _ => 0,
         };
         let mut failure = Failure::new(kind, request, told_cause(status, told), retries);
+        failure.is_overload =
+            matches!(status.as_u16(), 429 | 503) || matches!(code, "SlowDown" | "RequestTimeout");
         let seconds = header("retry-after").and_then(|text| text.parse().ok());
         failure.pause = seconds.map(|seconds: u64| Duration::from_secs(seconds).min(3 * MAX_PAUSE));
         failure
@@ -266,6 +284,8 @@ struct Failure {
     retries: u32,
     /// The pause that the server asked for.
     pause: Option<Duration>,
+    /// It is too much for the server, which is more than that one request failed.
+    is_overload: bool,
 }
 
 impl Failure {
@@ -275,7 +295,9 @@ impl Failure {
         cause: impl std::fmt::Display,
         retries: u32,
     ) -> Self {
-        Self { error: Error::new(kind, request.what(), cause), retries, pause: None }
+        let is_overload = kind == ErrorKind::Hung;
+        let error = Error::new(kind, request.what(), cause);
+        Self { error, retries, pause: None, is_overload }
     }
 }
 

@@ -1,7 +1,7 @@
 //! An S3 service: how it is reached, its buckets, and what is not about one of them.
 
-use super::connector::Limits;
 use super::door::{Door, Request};
+use super::pace::{Bandwidth, Concurrency};
 use super::s3::{S3Bucket, Service};
 use super::xml::{self, BucketInfo};
 use super::{Bucket, Credentials, Payload, Traffic};
@@ -20,7 +20,11 @@ pub struct Connection {
     /// The keys.
     pub credentials: Credentials,
     /// Requests in flight at once.
-    pub requests: usize,
+    pub requests: Concurrency,
+    /// The most requests a second; none for as many as go.
+    pub requests_per_second: Option<f64>,
+    /// The most bytes a second, bodies in both directions together; none for as many as go.
+    pub bandwidth: Option<Bandwidth>,
     /// How long nothing may move before a request counts as hung.
     pub idle_timeout: Duration,
     /// How often a failed request is repeated.
@@ -28,12 +32,20 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection with the default limits: 64 requests in flight, 60 s idle, 8 retries.
+    /// A connection with the default limits: as many requests in flight as pay, 60 s idle, 8 retries
+    /// (about half a minute of pauses in all).
     #[must_use]
     pub fn new(endpoint: Option<String>, credentials: Credentials) -> Self {
-        let Limits { requests, idle_timeout, retries } = Limits::default();
-        let region = "us-east-1".to_owned();
-        Self { endpoint, region, credentials, requests, idle_timeout, retries }
+        Self {
+            endpoint,
+            region: "us-east-1".to_owned(),
+            credentials,
+            requests: Concurrency::Adaptive,
+            requests_per_second: None,
+            bandwidth: None,
+            idle_timeout: Duration::from_mins(1),
+            retries: 8,
+        }
     }
 }
 
@@ -50,13 +62,8 @@ impl Endpoint {
     /// `Usage` for an endpoint that is no `http` or `https` URL.
     pub fn connect(connection: &Connection) -> Result<Self> {
         let endpoint = connection.endpoint.as_deref().map(check_endpoint).transpose()?;
-        let limits = Limits {
-            requests: connection.requests.max(1),
-            idle_timeout: connection.idle_timeout,
-            retries: connection.retries,
-        };
         let region = connection.region.clone();
-        let door = Door::new(connection.credentials.clone(), region.clone(), &limits)?;
+        let door = Door::new(connection)?;
         Ok(Self { shared: Arc::new(Service { door, endpoint, region }) })
     }
 

@@ -109,6 +109,9 @@ impl S3Bucket {
         if !page.prefix.is_empty() {
             request = request.query("prefix", page.prefix.as_str());
         }
+        if let Some(after) = &page.after {
+            request = request.query("start-after", after.as_str());
+        }
         if let Some(token) = &page.token {
             request = request.query("continuation-token", token.as_str());
         }

@@ -5,7 +5,7 @@
 
 use super::database::{self, Locking, Shape};
 use super::lock::Runner;
-use super::{FileSide, Pair, make_state_directory};
+use super::{Pair, Side, make_state_directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Summary;
 use rusqlite::{Connection, Row, params};
@@ -146,8 +146,8 @@ impl History {
         let pair = |row: &Row<'_>| {
             let (source, target): (String, String) = (row.get(0)?, row.get(1)?);
             let files = match (source.starts_with('/'), target.starts_with('/')) {
-                (true, _) => Some(FileSide::Source),
-                (_, true) => Some(FileSide::Target),
+                (true, _) => Some(Side::Source),
+                (_, true) => Some(Side::Target),
                 (false, false) => None,
             };
             Ok(Pair { source, target, files })

@@ -49,6 +49,10 @@ impl Memory {
         }
     }
 
+    pub(super) fn catalog(&self) -> Option<Arc<Catalog>> {
+        self.catalog.clone()
+    }
+
     /// Goes on to `key`, or to the end. What lies before it is on neither side any more, and is
     /// forgotten if the `filter` would have shown it. False where so much is to be forgotten that it
     /// must be written first. May be dropped wherever it waits.

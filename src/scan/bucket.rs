@@ -5,15 +5,14 @@
 //! that shows only later, the scan ends with `Unordered`, and the run begins again with
 //! [`Order::Sort`].
 
+use super::ranges::{Lister, Splits, Way, is_ordered};
 use super::{Filter, Scan, Seen, Spool};
-use crate::bucket::{Bucket, Listed, Page, PageRequest};
+use crate::bucket::{Bucket, Listed};
 use crate::entry::{Entry, EntryKind, Origin, Scanned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use futures::StreamExt;
 use std::sync::Arc;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 /// What is known of the order in which a server lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,24 +23,23 @@ pub enum Order {
     Sort,
 }
 
-/// One page is on its way while one waits and one is consumed.
-const PAGES_AHEAD: usize = 1;
-
-/// Scans the objects of `bucket` below `prefix` (empty, or with its `/`).
+/// Scans the objects of `bucket` below `prefix` (empty, or with its `/`); `splits` say where it can be
+/// listed in ranges.
 #[must_use]
 pub fn scan_bucket(
     bucket: Arc<dyn Bucket>,
     prefix: String,
     filter: Filter,
     seen: Seen,
-    order: Order,
+    (order, splits): (Order, Splits),
 ) -> Scan {
-    let (sender, pages) = mpsc::channel(PAGES_AHEAD);
-    let mut lister = JoinSet::new();
     let what = format!("{}/{prefix}", bucket.url());
-    lister.spawn(list(bucket, prefix.clone(), sender));
-    let listing =
-        Listing { pages, _lister: lister, last: None, spool: None, prefix, what, filter, seen };
+    let way = match order {
+        Order::Check => Way::InRanges,
+        Order::Sort => Way::InSequence,
+    };
+    let pages = Lister::start(bucket, prefix.clone(), way, splits);
+    let listing = Listing { pages, last: None, spool: None, prefix, what, filter, seen };
     let batches = futures::stream::unfold(Some((listing, order)), async |state| {
         let (mut listing, order) = state?;
         match listing.next_batch(order).await {
@@ -53,29 +51,8 @@ pub fn scan_bucket(
     Scan::new(batches.boxed())
 }
 
-async fn list(bucket: Arc<dyn Bucket>, prefix: String, sender: mpsc::Sender<Result<Page>>) {
-    let mut request = PageRequest { prefix, ..PageRequest::default() };
-    loop {
-        let page = bucket.list_page(&request).await;
-        let next = page.as_ref().ok().and_then(|page| page.next.clone());
-        let repeated = next.is_some() && next == request.token;
-        if repeated {
-            let what = format!("cannot list {}/{}", bucket.url(), request.prefix);
-            let cause = "the server gave the same continuation token twice";
-            let _ = sender.send(Err(Error::new(ErrorKind::Protocol, what, cause))).await;
-            return;
-        }
-        if sender.send(page).await.is_err() || next.is_none() {
-            return;
-        }
-        request.token = next;
-    }
-}
-
 struct Listing {
-    pages: mpsc::Receiver<Result<Page>>,
-    /// Ends the lister when the scan is dropped.
-    _lister: JoinSet<()>,
+    pages: Lister,
     last: Option<String>,
     spool: Option<(Spool, Option<Key>)>,
     prefix: String,
@@ -89,7 +66,7 @@ impl Listing {
         if self.spool.is_some() || order == Order::Sort {
             return self.next_sorted(Vec::new()).await;
         }
-        let Some(page) = self.pages.recv().await.transpose()? else {
+        let Some(page) = self.pages.next().await.transpose()? else {
             return Ok(None);
         };
         if self.is_ordered(&page.objects) {
@@ -108,7 +85,7 @@ impl Listing {
             (Some(last), Some(first)) => *last < first.key,
             _ => true,
         };
-        first_fits && objects.windows(2).all(|pair| pair[0].key < pair[1].key)
+        first_fits && is_ordered(objects)
     }
 
     fn admit(&self, objects: Vec<Listed>) -> Result<Vec<Scanned>> {
@@ -141,7 +118,7 @@ impl Listing {
         if self.spool.is_none() {
             let mut spool = Spool::new()?;
             self.spool_all(&mut spool, first)?;
-            while let Some(page) = self.pages.recv().await.transpose()? {
+            while let Some(page) = self.pages.next().await.transpose()? {
                 self.spool_all(&mut spool, page.objects)?;
             }
             self.spool = Some((spool, None));

@@ -47,10 +47,23 @@ pub struct Global {
     /// Send unsigned requests, for public buckets
     #[arg(long, global = true)]
     pub no_sign_request: bool,
-    /// Requests in flight at once
+    /// Requests in flight at once [default: as many as pay, 16 to 256, fewer where the server is busy]
     #[arg(short, long, global = true, value_name = "N", env = "HAUL_JOBS", hide_env = true,
-          default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
-    pub jobs: u16,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// The most bytes a second, sent and received together: 10MB/s, 500KiB/s, or by the time of day,
+    /// `08:00,10MB/s 19:00,off`
+    #[arg(long, global = true, value_name = "RATE", env = "HAUL_BWLIMIT", hide_env = true,
+          value_parser = crate::units::Timetable::parse)]
+    pub bwlimit: Option<crate::units::Timetable>,
+    /// The most requests a second
+    #[arg(long, global = true, value_name = "N", env = "HAUL_TPSLIMIT", hide_env = true,
+          value_parser = crate::units::parse_rate)]
+    pub tpslimit: Option<f64>,
+    /// The most memory that buffers of data may take: 64MiB, 1GB
+    #[arg(long, global = true, value_name = "SIZE", env = "HAUL_MAX_MEMORY", hide_env = true,
+          default_value = "128MiB", value_parser = crate::units::parse_bytes)]
+    pub max_memory: u64,
     /// How long nothing may move before a request counts as hung (5s, 2m)
     #[arg(long, global = true, value_name = "TIME", env = "HAUL_IDLE_TIMEOUT", hide_env = true,
           default_value = "60s", value_parser = parse_duration)]

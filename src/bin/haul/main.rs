@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod settings;
 mod ui;
+mod units;
 
 use args::{Cli, Command, Global};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};

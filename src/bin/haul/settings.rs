@@ -2,10 +2,11 @@
 //! nowhere else.
 
 use crate::args::{Compare, Global, How};
+use crate::units::Timetable;
 use clap::ArgMatches;
 use haul::{
-    Allowed, CompareBy, Connection, Credentials, Endpoint, Error, ErrorKind, Filter, FilterBuilder,
-    KeyFile, Location, Place, Result,
+    Allowed, CompareBy, Concurrency, Connection, Credentials, Endpoint, Error, ErrorKind, Filter,
+    FilterBuilder, KeyFile, Location, Place, Result,
 };
 use std::path::PathBuf;
 
@@ -35,7 +36,11 @@ pub fn connect(global: &Global) -> Result<Endpoint> {
     if let Some(region) = region {
         connection.region = region;
     }
-    connection.requests = global.jobs.into();
+    if let Some(jobs) = global.jobs {
+        connection.requests = Concurrency::Fixed(jobs.into());
+    }
+    connection.requests_per_second = global.tpslimit;
+    connection.bandwidth = global.bwlimit.clone().map(Timetable::into_bandwidth);
     connection.idle_timeout = global.idle_timeout;
     connection.retries = global.retries;
     Endpoint::connect(&connection)

@@ -17,8 +17,10 @@ impl Session {
         let (bucket, path) = self.open(url)?;
         let prefix = directory_prefix(&path);
         let by_directory = !recursive;
-        let mut pages =
-            Pages::new(&bucket, PageRequest { prefix: prefix.clone(), by_directory, token: None });
+        let mut pages = Pages::new(
+            &bucket,
+            PageRequest { prefix: prefix.clone(), by_directory, ..PageRequest::default() },
+        );
         let mut any = false;
         while let Some(page) = self.or_stop(pages.next()).await? {
             any |= !page.objects.is_empty() || !page.prefixes.is_empty();

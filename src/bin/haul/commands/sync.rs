@@ -64,7 +64,10 @@ impl Session {
         let source = settings::place(&ends.source, &self.global, &mut endpoint)?;
         let target = settings::place(&ends.target, &self.global, &mut endpoint)?;
         let mut job = Job::new(source, target);
-        job.transfers = self.global.jobs.into();
+        if let Some(jobs) = self.global.jobs {
+            job.transfers = jobs.into();
+        }
+        job.memory_bytes = self.global.max_memory;
         job.state = settings::state_directory(&self.global);
         Ok(job)
     }
