@@ -45,6 +45,11 @@ pub trait Bucket: Debug + Send + Sync {
     /// Where it is, for good: the address of the bucket, with no key or secret in it.
     fn address(&self) -> String;
 
+    /// What signatures cover.
+    fn signing(&self) -> Signing {
+        Signing::default()
+    }
+
     /// What identifies the endpoint and its keys: buckets that share it can be copied between.
     fn endpoint_id(&self) -> String;
 
@@ -229,18 +234,37 @@ impl Debug for Content {
 pub struct Payload {
     /// The bytes; cloning them copies nothing.
     pub bytes: Bytes,
-    /// SHA-256 of the bytes.
-    pub sha256: [u8; 32],
+    /// SHA-256 of the bytes; none where only the channel vouches for them.
+    pub sha256: Option<[u8; 32]>,
 }
 
 impl Payload {
     /// Hashes `bytes` for sending: 0.5 s of CPU a GiB, so large ones belong on a blocking thread.
     #[must_use]
     pub fn new(bytes: Bytes) -> Self {
+        Self::of(bytes, Signing::Payload)
+    }
+
+    /// Hashes `bytes` where payloads are signed.
+    #[must_use]
+    pub fn of(bytes: Bytes, signing: Signing) -> Self {
         use sha2::Digest;
-        let sha256 = sha2::Sha256::digest(&bytes).into();
+        let sha256 = match signing {
+            Signing::Payload => Some(sha2::Sha256::digest(&bytes).into()),
+            Signing::Head => None,
+        };
         Self { bytes, sha256 }
     }
+}
+
+/// What the signature of a request covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Signing {
+    /// Head and content: the server checks every byte that it stores.
+    #[default]
+    Payload,
+    /// The head alone: it is for TLS to keep the content what it is.
+    Head,
 }
 
 /// Where the parts of an upload will come from.

@@ -83,7 +83,7 @@ mod stop;
 mod tree;
 
 pub use bucket::{
-    Bandwidth, Bucket, BucketInfo, Concurrency, Connection, Credentials, Endpoint, KeyFile,
+    Bandwidth, Bucket, BucketInfo, Concurrency, Connection, Credentials, Endpoint, KeyFile, Signing,
 };
 pub use entry::Entry;
 pub use error::{Error, ErrorKind, Result};

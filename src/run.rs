@@ -377,11 +377,8 @@ impl<'a> Run<'a> {
             Err(error) => return self.fail(pair.source.key, error),
             Ok(verdict) => verdict,
         };
+        // What it finds is not remembered: rot on one side must not look like a change of it.
         let by_bytes = self.job.compare == CompareBy::Bytes;
-        // What is remembered has proved wrong: the next run is to look for itself.
-        if by_bytes && (!matches!(verdict, Verdict::Same(_)) || !disagreements.is_empty()) {
-            self.memory.note(Change::Forget(pair.source.key.clone()));
-        }
         let action = match verdict {
             Verdict::Same(by) => {
                 if let Some(record) = pair.record.as_ref().filter(|_| !by_bytes) {

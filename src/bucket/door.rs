@@ -7,7 +7,7 @@ use super::connector::{Connector, Traffic};
 use super::credentials::Credentials;
 use super::endpoint::Connection;
 use super::pace::{Pace, Turn};
-use super::{Payload, xml};
+use super::{Payload, Signing, xml};
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::key::printable;
 use bytes::{Bytes, BytesMut};
@@ -35,6 +35,7 @@ pub(super) struct Door {
     credentials: Credentials,
     region: String,
     retries: u32,
+    signing: Signing,
     pace: Arc<Pace>,
     /// Something has answered: from then on a refused connection is worth waiting for.
     reached: AtomicBool,
@@ -90,18 +91,22 @@ impl std::fmt::Debug for Door {
 
 impl Door {
     pub(super) fn new(connection: &Connection) -> Result<Self> {
-        let Connection { credentials, region, retries, .. } = connection.clone();
+        let Connection { credentials, region, retries, signing, .. } = connection.clone();
         let traffic = Arc::new(Traffic::default());
         let bandwidth = connection.bandwidth.clone();
         let client = Connector::connect(connection.idle_timeout, bandwidth, Arc::clone(&traffic))?;
         let reached = AtomicBool::new(false);
         let (concurrency, rate) = (connection.requests, connection.requests_per_second);
         let pace = Arc::new(Pace::new(concurrency, rate, Arc::clone(&traffic)));
-        Ok(Self { client, credentials, region, retries, pace, reached, traffic })
+        Ok(Self { client, credentials, region, retries, signing, pace, reached, traffic })
     }
 
     pub(super) fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic
+    }
+
+    pub(super) fn signing(&self) -> Signing {
+        self.signing
     }
 
     pub(super) fn is_anonymous(&self) -> bool {
@@ -195,8 +200,12 @@ impl Door {
         *signed.uri_mut() = uri;
         *signed.headers_mut() = request.headers.clone();
         if let Some(key) = &self.credentials.key {
-            let digest = request.payload.as_ref().map(|payload| &payload.sha256[..]);
+            let payload = request.payload.as_ref();
+            let digest =
+                payload.and_then(|payload| payload.sha256.as_ref()).map(|sha256| &sha256[..]);
+            let is_bare = payload.is_some_and(|payload| payload.sha256.is_none());
             AwsAuthorizer::new(key, "s3", &self.region)
+                .with_sign_payload(!is_bare)
                 .try_authorize(&mut signed, digest)
                 .map_err(|e| fail(chain(&e)))?;
         }

@@ -4,7 +4,7 @@ use super::door::{Door, Request};
 use super::pace::{Bandwidth, Concurrency};
 use super::s3::{S3Bucket, Service};
 use super::xml::{self, BucketInfo};
-use super::{Bucket, Credentials, Payload, Traffic};
+use super::{Bucket, Credentials, Payload, Signing, Traffic};
 use crate::error::{Error, ErrorKind, Result};
 use http::Method;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ pub struct Connection {
     pub region: String,
     /// The keys.
     pub credentials: Credentials,
+    /// What signatures cover.
+    pub signing: Signing,
     /// Requests in flight at once.
     pub requests: Concurrency,
     /// The most requests a second; none for as many as go.
@@ -40,6 +42,7 @@ impl Connection {
             endpoint,
             region: "us-east-1".to_owned(),
             credentials,
+            signing: Signing::Payload,
             requests: Concurrency::Adaptive,
             requests_per_second: None,
             bandwidth: None,
@@ -59,9 +62,14 @@ impl Endpoint {
     /// Makes the client; nothing is sent yet.
     ///
     /// # Errors
-    /// `Usage` for an endpoint that is no `http` or `https` URL.
+    /// `Usage` for an endpoint that is no `http` or `https` URL, or payloads that neither a signature
+    /// nor TLS would vouch for.
     pub fn connect(connection: &Connection) -> Result<Self> {
         let endpoint = connection.endpoint.as_deref().map(check_endpoint).transpose()?;
+        if connection.signing == Signing::Head && endpoint.as_deref().is_some_and(is_open_to_all) {
+            let cause = "without TLS only the signature vouches for the content; use https://";
+            return Err(Error::new(ErrorKind::Usage, "cannot leave payloads unsigned", cause));
+        }
         let region = connection.region.clone();
         let door = Door::new(connection)?;
         Ok(Self { shared: Arc::new(Service { door, endpoint, region }) })
@@ -125,6 +133,18 @@ impl Endpoint {
     }
 }
 
+/// True for an endpoint without TLS that is not on this machine.
+fn is_open_to_all(endpoint: &str) -> bool {
+    let Ok(url) = url::Url::parse(endpoint) else { return true };
+    let is_here = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    url.scheme() != "https" && !is_here
+}
+
 fn check_endpoint(text: &str) -> Result<String> {
     if text.contains('@') {
         let cause = "no key or secret may stand in a URL";
@@ -164,6 +184,18 @@ mod tests {
         }
         let error = endpoint("https://AK:hush@host").unwrap_err();
         assert!(!error.to_string().contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn unsigned_payloads_need_tls() {
+        let unsigned = |url: &str| {
+            let mut connection = Connection::new(Some(url.into()), Credentials::anonymous());
+            connection.signing = Signing::Head;
+            Endpoint::connect(&connection).map(drop).map_err(|error| error.kind())
+        };
+        assert_eq!(unsigned("http://s3.example.org"), Err(ErrorKind::Usage));
+        assert_eq!(unsigned("https://s3.example.org"), Ok(()));
+        assert_eq!(unsigned("http://127.0.0.1:9000"), Ok(()));
     }
 
     #[test]

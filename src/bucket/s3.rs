@@ -4,7 +4,7 @@ use super::door::{Door, Request, body_error_kind, encode_into};
 use super::xml;
 use super::{
     Bucket, Checksum, Content, KEPT_HEADERS, Metadata, ObjectInfo, ObjectRef, Page, PageRequest,
-    PartOrigin, PartRef, PartTag, Payload,
+    PartOrigin, PartRef, PartTag, Payload, Signing,
 };
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::fingerprint::ETag;
@@ -181,9 +181,10 @@ impl S3Bucket {
     /// A request that carries content: the signed SHA-256 is checked by Ceph and AWS, the same as a
     /// checksum header by servers that ignore the signed one (SeaweedFS), Content-MD5 by all of
     /// them where nothing is signed.
-    fn carrying<'a>(&self, request: Request<'a>, payload: Payload) -> Result<Request<'a>> {
-        let checksum = BASE64.encode(payload.sha256);
-        let mut request = request.header("x-amz-checksum-sha256", &checksum)?;
+    fn carrying<'a>(&self, mut request: Request<'a>, payload: Payload) -> Result<Request<'a>> {
+        if let Some(sha256) = payload.sha256 {
+            request = request.header("x-amz-checksum-sha256", &BASE64.encode(sha256))?;
+        }
         if self.door().is_anonymous() {
             let md5 = BASE64.encode(crate::fingerprint::md5(&payload.bytes));
             request = request.header("content-md5", &md5)?;
@@ -211,7 +212,10 @@ impl S3Bucket {
         let mut request =
             Request::new(Method::POST, self.object_url(key)?, &shown).query("uploads", "");
         match parts {
-            PartOrigin::Sent => request = request.header("x-amz-checksum-algorithm", "SHA256")?,
+            PartOrigin::Sent if self.signing() == Signing::Payload => {
+                request = request.header("x-amz-checksum-algorithm", "SHA256")?;
+            }
+            PartOrigin::Sent => {}
             // AWS would want the checksum of each part at the end, and gives none of a copied one.
             PartOrigin::Copied(info) => {
                 for (name, value) in &info.headers {
@@ -233,7 +237,7 @@ impl S3Bucket {
 
     async fn send_part(&self, part: PartRef<'_>, payload: Payload) -> Result<PartTag> {
         let shown = self.shown(part.key);
-        let sha256 = Some(payload.sha256);
+        let sha256 = payload.sha256;
         let request = self.carrying(self.part_request(part, &shown)?, payload)?;
         let response = self.door().send(&request).await?;
         let etag = response.headers().get("etag").and_then(|value| value.to_str().ok());
@@ -397,6 +401,10 @@ impl Bucket for S3Bucket {
 
     fn address(&self) -> String {
         self.base.clone()
+    }
+
+    fn signing(&self) -> Signing {
+        self.door().signing()
     }
 
     fn endpoint_id(&self) -> String {

@@ -163,7 +163,9 @@ async fn copy_parts(
         .await;
     let finished = match (copied, from.head(&source.key).await) {
         (Ok(_), Ok(now)) if now.etag != source.etag => Err(moved_on(from, source)),
-        (Ok(parts), Ok(_)) => finish(bucket, key, &id, &parts, info.size).await,
+        (Ok(parts), Ok(_)) => {
+            finish(bucket, key, &id, &parts, (info.size, PartOrigin::Copied(info))).await
+        }
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
     if finished.is_err() {

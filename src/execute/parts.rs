@@ -1,6 +1,6 @@
 //! What uploads and copies in parts share: their ranges, and the proof that the object is whole.
 
-use crate::bucket::{Bucket, ObjectInfo, PartTag};
+use crate::bucket::{Bucket, ObjectInfo, PartOrigin, PartTag};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::{ETag, Md5Bytes};
 use std::sync::Arc;
@@ -20,14 +20,14 @@ pub(super) async fn finish(
     key: &str,
     id: &str,
     parts: &[PartTag],
-    size: u64,
+    (size, origin): (u64, PartOrigin<'_>),
 ) -> Result<ObjectInfo> {
     let completed = match bucket.complete_upload(key, id, parts).await {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         completed => completed.is_ok(),
     };
     let info = bucket.head(key).await?;
-    if info.size == size && is_made_of(&info, parts, completed) {
+    if info.size == size && is_made_of(&info, parts, origin, completed) {
         return Ok(info);
     }
     let what = format!("cannot upload {}/{}", bucket.url(), crate::key::printable(key));
@@ -38,12 +38,17 @@ pub(super) async fn finish(
 /// True where the object's ETag is that of its parts. With some encryptions no ETag is a hash, and
 /// SeaweedFS has a formula of its own for copied parts: then the server's word must do, but what a
 /// 404 is to excuse must be proven.
-fn is_made_of(info: &ObjectInfo, parts: &[PartTag], completed: bool) -> bool {
+fn is_made_of(
+    info: &ObjectInfo,
+    parts: &[PartTag],
+    origin: PartOrigin<'_>,
+    completed: bool,
+) -> bool {
     let md5s = parts.iter().map(|part| md5_of(&part.etag)).collect::<Option<Vec<Md5Bytes>>>();
     if md5s.is_some_and(|md5s| info.etag == ETag::of_parts(&md5s)) {
         return true;
     }
-    let copied = parts.iter().all(|part| part.sha256.is_none());
+    let copied = matches!(origin, PartOrigin::Copied(_));
     let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
     let may_differ = match info.etag {
         ETag::Multipart(_, parts) => !info.etag_is_hash || (copied && parts == count),

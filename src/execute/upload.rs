@@ -5,7 +5,7 @@
 use super::copy;
 use super::parts::{PARTS_IN_FLIGHT, finish, md5_of, ranges};
 use super::{Buffer, Context, Ended, blocking};
-use crate::bucket::{Bucket, Metadata, ObjectRef, PartOrigin, PartRef, PartTag, Payload};
+use crate::bucket::{Bucket, Metadata, ObjectRef, PartOrigin, PartRef, PartTag, Payload, Signing};
 use crate::catalog::{Catalog, Change, Parts, Record, Stamp};
 use crate::entry::{Entry, EntryKind, Origin, Signature};
 use crate::error::{Error, ErrorKind, Result};
@@ -108,10 +108,10 @@ async fn send_small(
     }
     let total = batch.iter().map(|upload| upload.entry.size).sum();
     let _memory = context.budget.take(total).await;
-    let catalog = context.twins.clone();
+    let (catalog, signing) = (context.twins.clone(), bucket.signing());
     let ready = blocking(move || {
         let prepare = |upload: Upload| {
-            let ready = prepare(&upload, catalog.as_deref());
+            let ready = prepare(&upload, signing, catalog.as_deref());
             (upload, ready)
         };
         batch.into_iter().map(prepare).collect::<Vec<_>>()
@@ -128,7 +128,7 @@ async fn send_small(
 }
 
 /// Reads and hashes one small file while its bytes are in the cache.
-fn prepare(upload: &Upload, catalog: Option<&Catalog>) -> Result<Ready> {
+fn prepare(upload: &Upload, signing: Signing, catalog: Option<&Catalog>) -> Result<Ready> {
     let (signature, mode) = local(&upload.entry)?;
     let (content, settled) = match upload.entry.kind {
         EntryKind::File => {
@@ -145,7 +145,7 @@ fn prepare(upload: &Upload, catalog: Option<&Catalog>) -> Result<Ready> {
     };
     let metadata = Metadata::of_file(blake3, Some((signature.modified, mode)), None);
     let hash = FileHash { blake3, parts: Vec::new(), settled };
-    Ok(Ready { payload: Payload::new(content.into()), metadata, hash, twins })
+    Ok(Ready { payload: Payload::of(content.into(), signing), metadata, hash, twins })
 }
 
 fn local(entry: &Entry) -> Result<(Signature, u32)> {
@@ -227,9 +227,11 @@ async fn send_large(
     context.upload_opened(bucket, &upload.object_key, &id);
     let sent = send_parts(context, bucket, upload, (&source, &hash), &id).await;
     let finished = match sent {
-        Ok(parts) => finish(bucket, &upload.object_key, &id, &parts, entry.size)
-            .await
-            .map(|info| (info.etag, parts)),
+        Ok(parts) => {
+            finish(bucket, &upload.object_key, &id, &parts, (entry.size, PartOrigin::Sent))
+                .await
+                .map(|info| (info.etag, parts))
+        }
         Err(error) => Err(error),
     };
     if finished.is_err() {
@@ -304,7 +306,7 @@ async fn send_parts(
             // Where a change may not show in the signature, the hash must.
             let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
             let expected = hash.parts.get(index).filter(|_| !hash.settled).copied();
-            let payload = read_part(context, source, range, expected).await?;
+            let payload = read_part(context, source, range, (expected, bucket.signing())).await?;
             let part = PartRef { key: &upload.object_key, upload: id, number };
             let tag = bucket.put_part(part, payload).await?;
             context.observer.event(&Event::Moved { key: &upload.entry.key, bytes });
@@ -322,7 +324,7 @@ async fn read_part(
     context: &Context<'_>,
     source: &Arc<Source>,
     range: std::ops::Range<u64>,
-    expected: Option<ChainingValue>,
+    (expected, signing): (Option<ChainingValue>, Signing),
 ) -> Result<Payload> {
     let (source, buffers) = (Arc::clone(source), Arc::clone(&context.buffers));
     blocking(move || {
@@ -332,7 +334,7 @@ async fn read_part(
         if let Some(expected) = expected {
             source.check_part(&buffer.content, range.start, &expected)?;
         }
-        Ok(Payload::new(Bytes::from_owner(buffer)))
+        Ok(Payload::of(Bytes::from_owner(buffer), signing))
     })
     .await
 }
@@ -363,7 +365,9 @@ pub(crate) async fn upload_stream(
     let sent = stream_parts(bucket, object_key, &id, first, input).await;
     let finished = match sent {
         Ok((parts, blake3, size)) => {
-            finish(bucket, object_key, &id, &parts, size).await.map(|_| (blake3, size))
+            finish(bucket, object_key, &id, &parts, (size, PartOrigin::Sent))
+                .await
+                .map(|_| (blake3, size))
         }
         Err(error) => Err(error),
     };

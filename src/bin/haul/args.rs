@@ -47,6 +47,11 @@ pub struct Global {
     /// Send unsigned requests, for public buckets
     #[arg(long, global = true)]
     pub no_sign_request: bool,
+    /// What is signed: the content, too, which the server then checks (0.5 s of CPU a GiB), or only
+    /// the head, where TLS vouches for the content
+    #[arg(long, global = true, value_name = "HOW", value_enum, default_value_t = PayloadSigning::Signed,
+          env = "HAUL_PAYLOAD", hide_env = true)]
+    pub payload: PayloadSigning,
     /// Requests in flight at once [default: as many as pay, 16 to 256, fewer where the server is busy]
     #[arg(short, long, global = true, value_name = "N", env = "HAUL_JOBS", hide_env = true,
           value_parser = clap::value_parser!(u16).range(1..))]
@@ -97,6 +102,13 @@ pub struct Global {
     /// Draw no progress bars
     #[arg(long, global = true)]
     pub no_progress: bool,
+}
+
+/// Whether contents are signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PayloadSigning {
+    Signed,
+    Unsigned,
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

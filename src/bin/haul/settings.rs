@@ -1,12 +1,12 @@
 //! What flags and environment say, made into what the library takes. The environment is read here and
 //! nowhere else.
 
-use crate::args::{Compare, Global, How};
+use crate::args::{Compare, Global, How, PayloadSigning};
 use crate::units::Timetable;
 use clap::ArgMatches;
 use haul::{
     Allowed, CompareBy, Concurrency, Connection, Credentials, Endpoint, Error, ErrorKind, Filter,
-    FilterBuilder, KeyFile, Location, Place, Result,
+    FilterBuilder, KeyFile, Location, Place, Result, Signing,
 };
 use std::path::PathBuf;
 
@@ -39,6 +39,10 @@ pub fn connect(global: &Global) -> Result<Endpoint> {
     if let Some(jobs) = global.jobs {
         connection.requests = Concurrency::Fixed(jobs.into());
     }
+    connection.signing = match global.payload {
+        PayloadSigning::Signed => Signing::Payload,
+        PayloadSigning::Unsigned => Signing::Head,
+    };
     connection.requests_per_second = global.tpslimit;
     connection.bandwidth = global.bwlimit.clone().map(Timetable::into_bandwidth);
     connection.idle_timeout = global.idle_timeout;
