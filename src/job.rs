@@ -129,7 +129,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job with the default settings: compare contents, delete nothing, 128 transfers, 128 MiB,
+    /// A job with the default settings: compare contents, delete nothing, 128 transfers, 96 MiB,
     /// remember nothing.
     #[must_use]
     pub fn new(source: Place, target: Place) -> Self {
@@ -144,7 +144,7 @@ impl Job {
             effect: Effect::Apply,
             afterwards: Afterwards::KeepSource,
             transfers: 128,
-            memory_bytes: 128 << 20,
+            memory_bytes: 96 << 20,
             update_metadata: false,
             command: "sync",
             state: None,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Files and objects looked at at once.
 const AT_ONCE: usize = 32;
 /// Buffers, in bytes.
-const MEMORY_BYTES: u64 = 128 << 20;
+const MEMORY_BYTES: u64 = 96 << 20;
 
 /// Tells `each` the key, size and BLAKE3 of every file or object of `place`, in key order. Links and
 /// directories have no content of their own and are left out. What the catalogs in `state` or the

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 /// Buffers of a single transfer, in bytes.
-const MEMORY_BYTES: u64 = 128 << 20;
+const MEMORY_BYTES: u64 = 96 << 20;
 
 /// Runs `work` until it ends or is stopped; what is half-done is taken back then.
 async fn stoppable<T>(

@@ -36,7 +36,7 @@ pub(super) async fn finish(
 }
 
 /// True where the object's ETag is that of its parts. With some encryptions no ETag is a hash, and
-/// SeaweedFS has a formula of its own for copied parts: then the server's word must do, but what a
+/// SeaweedFS has a formula of its own for copied parts, other servers have none: then the server's word must do, but what a
 /// 404 is to excuse must be proven.
 fn is_made_of(
     info: &ObjectInfo,
@@ -45,14 +45,18 @@ fn is_made_of(
     completed: bool,
 ) -> bool {
     let md5s = parts.iter().map(|part| md5_of(&part.etag)).collect::<Option<Vec<Md5Bytes>>>();
-    if md5s.is_some_and(|md5s| info.etag == ETag::of_parts(&md5s)) {
+    let Some(md5s) = md5s else {
+        return completed;
+    };
+    if info.etag == ETag::of_parts(&md5s) {
         return true;
     }
     let copied = matches!(origin, PartOrigin::Copied(_));
     let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
     let may_differ = match info.etag {
         ETag::Multipart(_, parts) => !info.etag_is_hash || (copied && parts == count),
-        ETag::Md5(_) | ETag::Opaque(_) => !info.etag_is_hash,
+        ETag::Md5(_) => !info.etag_is_hash,
+        ETag::Opaque(_) => true,
     };
     completed && may_differ
 }

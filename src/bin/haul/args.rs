@@ -67,7 +67,7 @@ pub struct Global {
     pub tpslimit: Option<f64>,
     /// The most memory that buffers of data may take: 64MiB, 1GB
     #[arg(long, global = true, value_name = "SIZE", env = "HAUL_MAX_MEMORY", hide_env = true,
-          default_value = "128MiB", value_parser = crate::units::parse_bytes)]
+          default_value = "96MiB", value_parser = crate::units::parse_bytes)]
     pub max_memory: u64,
     /// How long nothing may move before a request counts as hung (5s, 2m)
     #[arg(long, global = true, value_name = "TIME", env = "HAUL_IDLE_TIMEOUT", hide_env = true,
