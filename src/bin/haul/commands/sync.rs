@@ -3,7 +3,7 @@
 use super::Session;
 use crate::args::{Compare, Ends, How};
 use crate::settings;
-use crate::ui::Face;
+use crate::ui::{Face, note};
 use clap::ArgMatches;
 use haul::{Afterwards, CompareBy, Control, Effect, Job, Result};
 
@@ -69,6 +69,9 @@ impl Session {
         }
         job.memory_bytes = self.global.max_memory;
         job.state = settings::state_directory(&self.global);
+        if job.state.is_none() && !self.global.quiet {
+            note("haul: nothing is remembered: neither HOME nor --state-dir says where");
+        }
         Ok(job)
     }
 
