@@ -184,7 +184,9 @@ fn killed_upload_keeps_what_was_finished(server: &Server) {
     let opened: BTreeSet<String> = watch.opened().into_iter().collect();
     assert!(known.is_disjoint(&opened), "read again");
     assert!(known.is_disjoint(&answered(&site, Kind::Put)), "sent again");
-    assert_eq!(site.proxy.count(Kind::Head), 0);
+    // What arrived at the server as the run was killed may be asked for: the text of a link could stand in the file.
+    assert!(known.is_disjoint(&answered(&site, Kind::Head)), "asked for");
+    assert!(site.proxy.count(Kind::Head) <= 8);
     assert!(outcome.summary("transferred") <= (MANY - known.len()) as u64);
     assert_listed(&site, &up);
     site.assert_sync_only_lists(&up, &site.url(""), 1);
