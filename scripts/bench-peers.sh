@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# haul beside s5cmd on one server of our own: scripts/bench-peers.sh [rgw|seaweed] [ARGS of benches/peers.py...]
+# haul beside other tools: scripts/bench-peers.sh [ARGS...]; benches/peers.py says what they are.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-server=rgw
-case ${1:-} in rgw | seaweed) server=$1 && shift ;; esac
 
-cargo build --release --locked
-scripts/servers.sh install tools
-scripts/servers.sh install "$server"
-mkdir -p target/servers
-HAUL_SERVERS_DIR=$(mktemp -d "$PWD/target/servers/bench.XXXXXX")
-export HAUL_SERVERS_DIR
-trap 'scripts/servers.sh stop "$server"; rmdir "$HAUL_SERVERS_DIR"' EXIT
-scripts/servers.sh start "$server"
-settings=$(scripts/servers.sh env "$server" tools)
+# build KIND NAME: builds it for release and prints where the program is
+build() {
+  cargo build --release --locked "--$1" "$2" --message-format=json-render-diagnostics \
+    | sed -n "s/.*\"executable\":\"\([^\"]*\/$2[^\"\/]*\)\".*/\1/p"
+}
+
+# For a bench cargo builds haul as well, with features that only benches ask for; so haul comes last.
+BENCH_S3SERVER=$(build bench s3server)
+BENCH_HAUL=$(build bin haul)
+export BENCH_HAUL BENCH_S3SERVER
+scripts/servers.sh install peers
+settings=$(scripts/servers.sh env tools)
 eval "$settings"
-"$HAUL_TEST_PYTHON" benches/peers.py --s5cmd "$(dirname "$HAUL_TEST_PYTHON")/s5cmd" "$@"
+exec "$HAUL_TEST_PYTHON" benches/peers.py "$@"

