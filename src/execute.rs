@@ -4,6 +4,7 @@
 //! requests in flight are bounded by the endpoint, the bytes in buffers by [`Budget`].
 //! Nothing here decides what is transferred.
 
+mod budget;
 mod copy;
 mod delete;
 mod download;
@@ -28,10 +29,11 @@ use crate::catalog::{Catalog, Change};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Observer, Outcome};
 use crate::stop::Stop;
+use budget::Budget;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Files up to this size are read in batches, and sent by one PUT each.
 pub(crate) const SMALL_BYTES: u64 = 1 << 20;
@@ -48,10 +50,9 @@ pub(crate) struct Context<'a> {
     /// Where contents are looked for that the target already holds; none where nothing that is
     /// remembered is to be trusted.
     pub twins: Option<Arc<Catalog>>,
-    pub budget: Budget,
+    pub budget: Arc<Budget>,
     /// Asked by blocking work that takes long: its future may have been dropped.
     pub stop: Stop,
-    buffers: Arc<Buffers>,
     open_uploads: Mutex<HashMap<String, OpenUpload>>,
     /// Blocking threads that read and hash at once.
     pub threads: usize,
@@ -72,7 +73,6 @@ impl<'a> Context<'a> {
             twins: None,
             stop: Stop::new(),
             budget: Budget::new(memory_bytes),
-            buffers: Arc::default(),
             open_uploads: Mutex::default(),
             threads,
             hashing: Semaphore::new(threads),
@@ -147,71 +147,6 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// A bound on the bytes in buffers. What is larger than the whole budget takes all of it, and so
-/// goes alone.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    permits: Arc<Semaphore>,
-    units: u32,
-}
-
-/// Memory is counted in units of this many bytes.
-const UNIT_BYTES: u64 = 1 << 10;
-
-impl Budget {
-    fn new(bytes: u64) -> Self {
-        let units = u32::try_from((bytes / UNIT_BYTES).max(1)).unwrap_or(u32::MAX >> 4);
-        let units = units.min(u32::MAX >> 4);
-        Self { permits: Arc::new(Semaphore::new(units as usize)), units }
-    }
-
-    /// Waits until `bytes` may be held; they are given back when the answer is dropped.
-    pub(crate) async fn take(&self, bytes: u64) -> OwnedSemaphorePermit {
-        let units =
-            u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).clamp(1, self.units);
-        let permit = Arc::clone(&self.permits).acquire_many_owned(units).await;
-        permit.expect("the budget's semaphore is never closed")
-    }
-}
-
-/// Part buffers that are used again: fresh pages for each part would cost more than sending it.
-#[derive(Debug, Default)]
-struct Buffers(Mutex<Vec<Vec<u8>>>);
-
-/// Idle buffers beyond this many are freed.
-const IDLE_BUFFERS: usize = 16;
-
-impl Buffers {
-    fn take(self: &Arc<Self>, bytes: usize) -> Buffer {
-        let reused = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut content = reused.unwrap_or_default();
-        content.resize(bytes, 0);
-        Buffer { content, home: Arc::clone(self) }
-    }
-}
-
-/// A buffer that goes back when its last user drops it.
-#[derive(Debug)]
-struct Buffer {
-    content: Vec<u8>,
-    home: Arc<Buffers>,
-}
-
-impl AsRef<[u8]> for Buffer {
-    fn as_ref(&self) -> &[u8] {
-        &self.content
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let mut idle = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_BUFFERS {
-            idle.push(std::mem::take(&mut self.content));
-        }
     }
 }
 

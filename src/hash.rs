@@ -149,16 +149,13 @@ impl Source {
         })
     }
 
-    /// The whole content, checked to be what was scanned.
+    /// Fills `content`, as long as the file was when it was scanned, checked to be what was scanned.
     ///
     /// # Errors
     /// `Changed` or `Unreadable`.
-    pub fn read_whole(&self) -> Result<Vec<u8>> {
-        let size = usize::try_from(self.expected.size).map_err(|_| changed(&self.name))?;
-        let mut content = vec![0; size];
-        self.read_at(&mut content, 0)?;
-        self.check_unchanged()?;
-        Ok(content)
+    pub fn read_whole(&self, content: &mut [u8]) -> Result<()> {
+        self.read_at(content, 0)?;
+        self.check_unchanged()
     }
 
     /// Feeds `range` of the file to `hashers`, 256 KiB at a time.
@@ -436,10 +433,12 @@ mod tests {
         std::fs::write(&path, b"one").unwrap();
         let signature = signature_of(&rustix::fs::stat(&path).unwrap()).0;
         let source = Source::open(&path, signature).unwrap();
-        assert_eq!(source.read_whole().unwrap(), b"one");
+        let mut content = [0; 3];
+        source.read_whole(&mut content).unwrap();
+        assert_eq!(&content, b"one");
         assert_eq!(source.blake3().unwrap(), Blake3::of(b"one"));
         std::fs::write(&path, b"two").unwrap();
-        assert_eq!(source.read_whole().unwrap_err().kind(), ErrorKind::Changed);
+        assert_eq!(source.read_whole(&mut content).unwrap_err().kind(), ErrorKind::Changed);
         assert_eq!(Source::open(&path, signature).unwrap_err().kind(), ErrorKind::Changed);
     }
 }

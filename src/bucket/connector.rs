@@ -14,7 +14,7 @@ use object_store::client::{
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
@@ -89,7 +89,7 @@ impl Connector {
     async fn execute(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         self.traffic.requests.fetch_add(1, Ordering::Relaxed);
         let turn = request.extensions_mut().remove::<Turn>();
-        let pulse = Arc::new(AtomicU64::new(0));
+        let pulse = Arc::new(Pulse::default());
         let request = self.convert(request, &pulse)?;
         let response = self.watch(self.client.execute(request), &pulse).await?;
         let (head, body) = http::Response::<reqwest::Body>::from(response).into_parts();
@@ -109,7 +109,7 @@ impl Connector {
     fn convert(
         &self,
         request: HttpRequest,
-        pulse: &Arc<AtomicU64>,
+        pulse: &Arc<Pulse>,
     ) -> Result<reqwest::Request, HttpError> {
         let (head, body) = request.into_parts();
         let url = head.uri.to_string().parse::<reqwest::Url>();
@@ -136,7 +136,7 @@ impl Connector {
     async fn watch(
         &self,
         answer: impl Future<Output = Result<reqwest::Response, reqwest::Error>>,
-        pulse: &AtomicU64,
+        pulse: &Pulse,
     ) -> Result<reqwest::Response, HttpError> {
         let mut answer = std::pin::pin!(answer);
         let mut seen = 0;
@@ -144,8 +144,8 @@ impl Connector {
             if let Ok(answer) = tokio::time::timeout(self.idle, answer.as_mut()).await {
                 return answer.map_err(http_error);
             }
-            let now = pulse.load(Ordering::Relaxed);
-            if now == seen {
+            let now = pulse.beats.load(Ordering::Relaxed);
+            if now == seen && !pulse.waits.load(Ordering::Relaxed) {
                 return Err(stood_still(self.idle));
             }
             seen = now;
@@ -217,10 +217,19 @@ impl Throttled {
     }
 }
 
+/// Whether a request's body moves.
+#[derive(Debug, Default)]
+struct Pulse {
+    /// Slices that were taken.
+    beats: AtomicU64,
+    /// The next slice waits for the bandwidth, not for the server.
+    waits: AtomicBool,
+}
+
 /// A request body that shows when its bytes are taken.
 struct Sliced {
     rest: Bytes,
-    pulse: Arc<AtomicU64>,
+    pulse: Arc<Pulse>,
     traffic: Arc<Traffic>,
     throttled: Throttled,
 }
@@ -237,9 +246,10 @@ impl Body for Sliced {
             return Poll::Ready(None);
         }
         let step = self.rest.len().min(SLICE_BYTES);
-        // To wait for the bandwidth is a sign of life, too.
-        self.pulse.fetch_add(1, Ordering::Relaxed);
-        let step = std::task::ready!(self.throttled.poll(step, cx));
+        let passes = self.throttled.poll(step, cx);
+        self.pulse.waits.store(passes.is_pending(), Ordering::Relaxed);
+        let step = std::task::ready!(passes);
+        self.pulse.beats.fetch_add(1, Ordering::Relaxed);
         self.traffic.sent_bytes.fetch_add(step as u64, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(step)))))
     }

@@ -36,6 +36,8 @@ const CUBIC_BETA: f64 = 0.7;
 const CUBIC_C: f64 = 0.4;
 /// The slowest that a busy server makes us, in requests a second.
 const LEAST_RATE: f64 = 0.5;
+/// The most time between two requests, however low their rate: clocks do not go on for ever.
+const FARTHEST: Duration = Duration::from_hours(24);
 
 /// How many bytes a second may pass at a time of day; none for as many as go.
 #[derive(Clone)]
@@ -198,7 +200,10 @@ impl Pace {
             if due > now {
                 tokio::time::sleep_until(due).await;
             }
-            if let Some(overloads) = overloads {
+            // A slot that lay in a pause which began since is void.
+            if let Some(overloads) = overloads
+                && self.state().pause.is_none_or(|pause| pause <= due)
+            {
                 return overloads;
             }
         }
@@ -211,7 +216,10 @@ impl Pace {
         let mut state = self.state();
         if let Some(pause) = pause {
             let until = now + pause;
-            state.pause = Some(state.pause.map_or(until, |before| before.max(until)));
+            let until = state.pause.map_or(until, |before| before.max(until));
+            state.pause = Some(until);
+            // Slots that lie in the pause are given out again behind those that do not.
+            state.slots.next = state.slots.next.max(until);
         }
         if turn.overloads < state.overloads {
             return;
@@ -277,7 +285,8 @@ impl Pace {
 impl Slots {
     fn reserve(&mut self, now: Instant, rate: f64) -> Instant {
         let due = self.next.max(now);
-        self.next = due + Duration::from_secs_f64(1.0 / rate);
+        let apart = Duration::try_from_secs_f64(1.0 / rate).unwrap_or(FARTHEST);
+        self.next = due + apart.min(FARTHEST);
         due
     }
 }

@@ -109,11 +109,11 @@ impl S3Bucket {
         if !page.prefix.is_empty() {
             request = request.query("prefix", page.prefix.as_str());
         }
-        if let Some(after) = &page.after {
-            request = request.query("start-after", after.as_str());
-        }
+        // A token says where to go on; beside it a start says nothing.
         if let Some(token) = &page.token {
             request = request.query("continuation-token", token.as_str());
+        } else if let Some(after) = &page.after {
+            request = request.query("start-after", after.as_str());
         }
         let answer = self.door().ask(&request).await?;
         xml::parse_page(&answer).map_err(|e| self.protocol(&page.prefix, e))

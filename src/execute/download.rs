@@ -1,7 +1,7 @@
 //! Downloads: fetched into a temporary file, verified, and landed in groups.
 //!
-//! Small objects are held in memory and written by one hop to a blocking thread; large ones arrive as
-//! ranges in parallel, hashed as they are written. Nothing gets its name before its bytes are on the
+//! Small objects are held in memory and written by one hop to a blocking thread; larger ones are
+//! hashed and written as they arrive, the largest as ranges in parallel. Nothing gets its name before its bytes are on the
 //! disk: a group of files is made durable by one `syncfs`, then renamed.
 
 use super::landing::{Fetched, Landing, copy_local, write_whole};
@@ -24,8 +24,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-/// Objects up to this size are held in memory whole, larger ones fetched in ranges of this size: a
-/// power of two, so that BLAKE3 can merge them.
+/// Objects larger than this are fetched in ranges of this size: a power of two, so that BLAKE3 can
+/// merge them.
 const RANGE_BYTES: u64 = 16 * MIB;
 /// Frames are gathered to this many bytes before they are hashed and written.
 const GATHER_BYTES: usize = 1 << 20;
@@ -225,7 +225,13 @@ impl Fetch<'_> {
         if let Some(copied) = self.copy_twin().await {
             return Ok(copied);
         }
-        if entry.size <= RANGE_BYTES { self.whole().await } else { self.ranges().await }
+        if entry.size <= SMALL_BYTES {
+            self.whole().await
+        } else if entry.size <= RANGE_BYTES {
+            self.in_sequence().await
+        } else {
+            self.ranges().await
+        }
     }
 
     /// Copies a file of the target directory that has the object's content, if there is one: found by
@@ -333,53 +339,74 @@ impl Fetch<'_> {
         )
     }
 
-    async fn ranges(&self) -> Result<Fetched> {
-        let size = self.entry.size;
-        let (tree, key) = (Arc::clone(self.tree), self.entry.key.clone());
-        let staged = blocking(move || {
+    /// A temporary file with room for the content.
+    async fn stage(&self) -> Result<Arc<Staged>> {
+        let (tree, key, size) = (Arc::clone(self.tree), self.entry.key.clone(), self.entry.size);
+        blocking(move || {
             let staged = tree.stage(&key)?;
             staged.reserve(size)?;
-            Ok::<_, Error>(Arc::new(staged))
+            Ok(Arc::new(staged))
         })
-        .await?;
-        let info = OnceLock::new();
-        let values: Vec<ChainingValue> = stream::iter(ranges(size, RANGE_BYTES))
-            .map(|range| self.range(range, &staged, &info))
+        .await
+    }
+
+    /// One request, its bytes held against the object's proof as they arrive.
+    async fn in_sequence(&self) -> Result<Fetched> {
+        let (staged, info) = (self.stage().await?, OnceLock::new());
+        let hasher = |info: &ObjectInfo| Proof::of(info).hasher();
+        let hasher = self.range(0..self.entry.size, &staged, &info, hasher).await?;
+        let info = info.into_inner().ok_or_else(|| self.wrong_length())?;
+        let (what, stop) = (self.what(), self.context.stop.clone());
+        blocking(move || {
+            let (blake3, finding) = Proof::of(&info).conclude(hasher);
+            let again = |hasher: &mut ProofHasher| read_back(&staged, &stop, hasher);
+            let finding = agree(|| what, &info, finding, again)?;
+            fetched(staged, &info, (blake3, finding), None)
+        })
+        .await
+    }
+
+    async fn ranges(&self) -> Result<Fetched> {
+        let (staged, info) = (self.stage().await?, OnceLock::new());
+        let hasher = |range: &Range<u64>| {
+            let start = range.start;
+            move |_: &ObjectInfo| PartHasher::new(start)
+        };
+        let hashers: Vec<PartHasher> = stream::iter(ranges(self.entry.size, RANGE_BYTES))
+            .map(|range| self.range(range.clone(), &staged, &info, hasher(&range)))
             .buffered(PARTS_IN_FLIGHT)
             .try_collect()
             .await?;
+        let values: Vec<_> = hashers.iter().map(PartHasher::chaining_value).collect();
         let info = info.into_inner().ok_or_else(|| self.wrong_length())?;
         let what = self.what();
         let (stop, _turn) = (self.context.stop.clone(), self.context.hashing().await);
         blocking(move || {
-            let (blake3, finding) = verify_parts(what, &info, &values, (&staged, &stop))?;
-            staged.set_attributes(info.metadata.mode(), info.metadata.mtime())?;
-            let staged = Arc::into_inner(staged).expect("all ranges have ended");
-            let parts = Some(parts_of(&info, values));
-            let deed = Deed::Download;
-            Ok(Fetched { staged: Some(staged), deed, blake3: Some(blake3), parts, finding })
+            let verified = verify_parts(what, &info, &values, (&staged, &stop))?;
+            fetched(staged, &info, verified, Some(parts_of(&info, values)))
         })
         .await
     }
 
     /// One range, hashed and written as it arrives, resumed where its body breaks.
-    async fn range(
+    async fn range<H: Hasher>(
         &self,
         range: Range<u64>,
         staged: &Arc<Staged>,
         info: &OnceLock<ObjectInfo>,
-    ) -> Result<ChainingValue> {
+        hasher: impl Fn(&ObjectInfo) -> H,
+    ) -> Result<H> {
         // What is gathered, what is being written, and a frame.
         let _memory = self.context.budget.take(2 * GATHER_BYTES as u64 + MIB).await;
-        let mut writer =
-            Writer { staged, hasher: PartHasher::new(range.start), position: range.start };
+        let mut writer = Writer { staged, hasher: None, position: range.start };
         let mut broken = 0;
         while writer.position < range.end {
             let from = writer.position;
             let rest = Some(from..range.end);
             let content = self.bucket.get(self.object_key, rest, Some(self.etag()?)).await?;
             self.check_size(&content.info)?;
-            let _ = info.set(content.info);
+            let info = info.get_or_init(|| content.info);
+            writer.hasher.get_or_insert_with(|| hasher(info));
             let ended = self.drain(content.body, &mut writer, range.end).await;
             broken = if writer.position > from { 0 } else { broken + 1 };
             match ended {
@@ -390,13 +417,13 @@ impl Fetch<'_> {
                 Ok(()) | Err(_) => {}
             }
         }
-        Ok(writer.hasher.chaining_value())
+        writer.hasher.ok_or_else(|| self.wrong_length())
     }
 
-    async fn drain(
+    async fn drain<H: Hasher>(
         &self,
         mut body: stream::BoxStream<'static, Result<Bytes>>,
-        writer: &mut Writer<'_>,
+        writer: &mut Writer<'_, H>,
         end: u64,
     ) -> Result<()> {
         let mut frames = Vec::new();
@@ -425,20 +452,53 @@ impl Fetch<'_> {
     }
 }
 
-struct Writer<'a> {
+/// What came of a fetch whose bytes are in `staged`.
+fn fetched(
+    staged: Arc<Staged>,
+    info: &ObjectInfo,
+    (blake3, finding): (Blake3, Finding),
+    parts: Option<Parts>,
+) -> Result<Fetched> {
+    staged.set_attributes(info.metadata.mode(), info.metadata.mtime())?;
+    let staged = Arc::into_inner(staged).expect("all ranges have ended");
+    let deed = Deed::Download;
+    Ok(Fetched { staged: Some(staged), deed, blake3: Some(blake3), parts, finding })
+}
+
+/// What hashes the bytes of a range on their way to the disk.
+trait Hasher: Send + 'static {
+    fn update(&mut self, bytes: &[u8]);
+}
+
+impl Hasher for PartHasher {
+    fn update(&mut self, bytes: &[u8]) {
+        Self::update(self, bytes);
+    }
+}
+
+impl Hasher for ProofHasher {
+    fn update(&mut self, bytes: &[u8]) {
+        Self::update(self, bytes);
+    }
+}
+
+struct Writer<'a, H> {
     staged: &'a Arc<Staged>,
-    hasher: PartHasher,
+    /// None before the first answer.
+    hasher: Option<H>,
     position: u64,
 }
 
-impl Writer<'_> {
+impl<H: Hasher> Writer<'_, H> {
     async fn write(&mut self, frames: Vec<Bytes>) -> Result<()> {
         let staged = Arc::clone(self.staged);
-        let mut hasher = std::mem::replace(&mut self.hasher, PartHasher::new(0));
+        let mut hasher = self.hasher.take();
         let position = self.position;
         let (outcome, hasher) = blocking(move || {
-            for frame in &frames {
-                hasher.update(frame);
+            if let Some(hasher) = &mut hasher {
+                for frame in &frames {
+                    hasher.update(frame);
+                }
             }
             (
                 staged

@@ -2,9 +2,10 @@
 //!
 //! The hash is known before the first byte is sent, so that each object carries it from the start.
 
+use super::budget::Buffer;
 use super::copy;
 use super::parts::{PARTS_IN_FLIGHT, finish, md5_of, ranges};
-use super::{Buffer, Context, Ended, blocking};
+use super::{Context, Ended, SMALL_BYTES, blocking};
 use crate::bucket::{Bucket, Metadata, ObjectRef, PartOrigin, PartRef, PartTag, Payload, Signing};
 use crate::catalog::{Catalog, Change, Parts, Record, Stamp};
 use crate::entry::{Entry, EntryKind, Origin, Signature};
@@ -106,15 +107,24 @@ async fn send_small(
     if batch.is_empty() {
         return Vec::new();
     }
-    let total = batch.iter().map(|upload| upload.entry.size).sum();
+    let small = |upload: &&Upload| upload.entry.size <= SMALL_BYTES;
+    let total = batch.iter().filter(small).map(|upload| upload.entry.size).sum();
     let _memory = context.budget.take(total).await;
+    let mut rooms = Vec::with_capacity(batch.len());
+    for upload in batch {
+        let bytes = usize::try_from(upload.entry.size).expect("it is no larger than a part");
+        rooms.push(match upload.entry.size > SMALL_BYTES {
+            true => (upload, Room::Buffer(context.budget.buffer(bytes).await)),
+            false => (upload, Room::Small(bytes)),
+        });
+    }
     let (catalog, signing) = (context.twins.clone(), bucket.signing());
     let ready = blocking(move || {
-        let prepare = |upload: Upload| {
-            let ready = prepare(&upload, signing, catalog.as_deref());
+        let prepare = |(upload, room): (Upload, Room)| {
+            let ready = prepare(&upload, room, signing, catalog.as_deref());
             (upload, ready)
         };
-        batch.into_iter().map(prepare).collect::<Vec<_>>()
+        rooms.into_iter().map(prepare).collect::<Vec<_>>()
     })
     .await;
     let sends = ready.into_iter().map(|(upload, ready)| async move {
@@ -127,16 +137,43 @@ async fn send_small(
     futures::future::join_all(sends).await
 }
 
-/// Reads and hashes one small file while its bytes are in the cache.
-fn prepare(upload: &Upload, signing: Signing, catalog: Option<&Catalog>) -> Result<Ready> {
+/// Where a content finds room: what the allocator has for so many bytes, or a buffer.
+enum Room {
+    Small(usize),
+    Buffer(Buffer),
+}
+
+impl Room {
+    fn read(self, source: &Source) -> Result<Bytes> {
+        match self {
+            Self::Small(bytes) => {
+                let mut content = vec![0; bytes];
+                source.read_whole(&mut content)?;
+                Ok(content.into())
+            }
+            Self::Buffer(mut buffer) => {
+                source.read_whole(buffer.as_mut())?;
+                Ok(Bytes::from_owner(buffer))
+            }
+        }
+    }
+}
+
+/// Reads and hashes one file while its bytes are in the cache.
+fn prepare(
+    upload: &Upload,
+    room: Room,
+    signing: Signing,
+    catalog: Option<&Catalog>,
+) -> Result<Ready> {
     let (signature, mode) = local(&upload.entry)?;
     let (content, settled) = match upload.entry.kind {
         EntryKind::File => {
             let source = Source::open(&upload.path, signature)?;
-            (source.read_whole()?, source.is_settled())
+            (room.read(&source)?, source.is_settled())
         }
-        EntryKind::Symlink => (read_link(&upload.path)?, is_settled(&signature)),
-        EntryKind::Directory { .. } => (Vec::new(), false),
+        EntryKind::Symlink => (read_link(&upload.path)?.into(), is_settled(&signature)),
+        EntryKind::Directory { .. } => (Bytes::new(), false),
     };
     let blake3 = Blake3::of(&content);
     let twins = match catalog {
@@ -145,7 +182,7 @@ fn prepare(upload: &Upload, signing: Signing, catalog: Option<&Catalog>) -> Resu
     };
     let metadata = Metadata::of_file(blake3, Some((signature.modified, mode)), None);
     let hash = FileHash { blake3, parts: Vec::new(), settled };
-    Ok(Ready { payload: Payload::of(content.into(), signing), metadata, hash, twins })
+    Ok(Ready { payload: Payload::of(content, signing), metadata, hash, twins })
 }
 
 fn local(entry: &Entry) -> Result<(Signature, u32)> {
@@ -302,11 +339,13 @@ async fn send_parts(
     let parts = stream::iter(numbered)
         .map(|(number, range)| async move {
             let bytes = range.end - range.start;
-            let _memory = context.budget.take(bytes).await;
+            let room = usize::try_from(bytes).expect("a part fits into memory");
+            let buffer = context.budget.buffer(room).await;
             // Where a change may not show in the signature, the hash must.
             let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
             let expected = hash.parts.get(index).filter(|_| !hash.settled).copied();
-            let payload = read_part(context, source, range, (expected, bucket.signing())).await?;
+            let how = (expected, bucket.signing());
+            let payload = read_part(source, range.start, buffer, how).await?;
             let part = PartRef { key: &upload.object_key, upload: id, number };
             let tag = bucket.put_part(part, payload).await?;
             context.observer.event(&Event::Moved { key: &upload.entry.key, bytes });
@@ -321,18 +360,16 @@ async fn send_parts(
 }
 
 async fn read_part(
-    context: &Context<'_>,
     source: &Arc<Source>,
-    range: std::ops::Range<u64>,
+    offset: u64,
+    mut buffer: Buffer,
     (expected, signing): (Option<ChainingValue>, Signing),
 ) -> Result<Payload> {
-    let (source, buffers) = (Arc::clone(source), Arc::clone(&context.buffers));
+    let source = Arc::clone(source);
     blocking(move || {
-        let bytes = usize::try_from(range.end - range.start).expect("a part fits into memory");
-        let mut buffer: Buffer = buffers.take(bytes);
-        source.read_at(&mut buffer.content, range.start)?;
+        source.read_at(buffer.as_mut(), offset)?;
         if let Some(expected) = expected {
-            source.check_part(&buffer.content, range.start, &expected)?;
+            source.check_part(buffer.as_ref(), offset, &expected)?;
         }
         Ok(Payload::of(Bytes::from_owner(buffer), signing))
     })

@@ -42,8 +42,11 @@ impl Ends {
         }
     }
 
-    /// The ends, as a later listing can use them.
-    pub(crate) fn into_vec(self) -> Vec<String> {
+    /// The ends, as a later listing can use them. Behind the last key nothing begins.
+    pub(crate) fn into_vec(mut self) -> Vec<String> {
+        if self.count.is_multiple_of(KEYS_PER_RANGE) {
+            self.ends.pop();
+        }
         self.ends
     }
 }
@@ -392,6 +395,8 @@ mod tests {
         for number in 0..9000 {
             ends.count(&format!("{number:05}"));
         }
-        assert_eq!(ends.into_vec(), ["03999", "07999"]);
+        assert_eq!(ends.clone().into_vec(), ["03999", "07999"]);
+        (9000..12000).for_each(|number| ends.count(&format!("{number:05}")));
+        assert_eq!(ends.into_vec(), ["03999", "07999"], "nothing begins behind the last");
     }
 }

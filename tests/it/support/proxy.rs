@@ -9,7 +9,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::http::{self, Flow, Head, Kind};
 use super::server::Server;
@@ -27,6 +27,9 @@ pub struct Passed {
     pub response_bytes: u64,
     /// The server's status, or the injected one; 0 where there was no answer.
     pub status: u16,
+    pub arrived: Instant,
+    /// When the answer's first byte was about to be sent to the client.
+    pub answered: Option<Instant>,
 }
 
 /// What happens to a request that a rule matches.
@@ -48,20 +51,68 @@ pub enum Fault {
     FlipResponse(u64),
     /// The request's body goes through at so many bytes a second.
     SlowRequest(u64),
+    /// The response's body goes through at so many bytes a second.
+    SlowResponse(u64),
     /// Called before the request goes on as it is.
     Hook(Arc<dyn Fn() + Send + Sync>),
+    /// Answered by `503 SlowDown` where the tokens are used up, and else goes on as it is.
+    Throttle(Arc<Tokens>),
+    /// Answered by `503 SlowDown` with `Retry-After`, in seconds.
+    RetryAfter(u64),
+    /// Answered by `200` and the XML that is made of path and query.
+    Reply(Arc<dyn Fn(&str) -> String + Send + Sync>),
 }
 
 impl Fault {
     pub fn hook(hook: impl Fn() + Send + Sync + 'static) -> Self {
         Self::Hook(Arc::new(hook))
     }
+
+    /// Each request waits so long before it goes on.
+    pub fn delay(delay: Duration) -> Self {
+        Self::hook(move || thread::sleep(delay))
+    }
+
+    /// So many requests a second are let through, each after `latency`; the rest is refused.
+    pub fn throttle(per_second: u32, latency: Duration) -> Self {
+        let since = Mutex::new((Instant::now(), f64::from(per_second) * Tokens::SECONDS_KEPT));
+        Self::Throttle(Arc::new(Tokens { per_second, latency, since }))
+    }
+
+    pub fn reply(reply: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        Self::Reply(Arc::new(reply))
+    }
+}
+
+/// A token bucket, as stores count requests.
+pub struct Tokens {
+    per_second: u32,
+    latency: Duration,
+    /// The tokens that there were at that time.
+    since: Mutex<(Instant, f64)>,
+}
+
+impl Tokens {
+    /// The tokens of so long are kept for a burst.
+    const SECONDS_KEPT: f64 = 0.1;
+
+    fn take(&self) -> bool {
+        thread::sleep(self.latency);
+        let mut since = lock(&self.since);
+        let (now, per_second) = (Instant::now(), f64::from(self.per_second));
+        let grown = since.1 + (now - since.0).as_secs_f64() * per_second;
+        let left = grown.min(per_second * Self::SECONDS_KEPT);
+        let passes = left >= 1.0;
+        *since = (now, if passes { left - 1.0 } else { left });
+        passes
+    }
 }
 
 /// Which requests a fault befalls.
 #[derive(Clone)]
 pub struct Rule {
-    kind: Kind,
+    /// None for all.
+    kind: Option<Kind>,
     target_contains: String,
     skip: usize,
     times: usize,
@@ -71,7 +122,12 @@ pub struct Rule {
 impl Rule {
     /// Every request of this kind.
     pub fn every(kind: Kind, fault: Fault) -> Self {
-        Self { kind, target_contains: String::new(), skip: 0, times: usize::MAX, fault }
+        Self { kind: Some(kind), ..Self::all(fault) }
+    }
+
+    /// Every request.
+    pub fn all(fault: Fault) -> Self {
+        Self { kind: None, target_contains: String::new(), skip: 0, times: usize::MAX, fault }
     }
 
     /// Only requests with this in their path or query.
@@ -94,7 +150,8 @@ impl Rule {
 
     /// The fault, where this request is one of the rule's; counts it.
     fn strike(&mut self, kind: Kind, target: &str) -> Option<Fault> {
-        if kind != self.kind || !target.contains(&self.target_contains) {
+        if self.kind.is_some_and(|wanted| wanted != kind) || !target.contains(&self.target_contains)
+        {
             return None;
         }
         if self.skip > 0 {
@@ -274,8 +331,16 @@ impl Connection {
         let (kind, target) = (Kind::of(&request), request.target().to_owned());
         let fault = self.strike(kind, &target);
         let number = self.shared.next_number.fetch_add(1, Ordering::Relaxed);
-        let mut passed =
-            Passed { number, kind, target, body_bytes: 0, response_bytes: 0, status: 0 };
+        let mut passed = Passed {
+            number,
+            kind,
+            target,
+            body_bytes: 0,
+            response_bytes: 0,
+            status: 0,
+            arrived: Instant::now(),
+            answered: None,
+        };
         lock(&self.shared.passed).push(passed.clone());
         let reusable = self.relay(&request, fault, &mut passed);
         self.shared.record(passed);
@@ -294,13 +359,27 @@ impl Connection {
     ) -> io::Result<bool> {
         let (mut up, mut down) = (Flow::default(), Flow::default());
         match fault {
-            None => {}
+            Some(Fault::Throttle(tokens)) if !tokens.take() => {
+                return self.refuse(request, (503, "SlowDown"), "", passed);
+            }
+            None | Some(Fault::Throttle(_)) => {}
             Some(Fault::Hook(hook)) => hook(),
-            Some(Fault::Answer(status, code)) => return self.answer(request, status, code, passed),
+            Some(Fault::Answer(status, code)) => {
+                return self.refuse(request, (status, code), "", passed);
+            }
+            Some(Fault::RetryAfter(seconds)) => {
+                let header = format!("Retry-After: {seconds}\r\n");
+                return self.refuse(request, (503, "SlowDown"), &header, passed);
+            }
+            Some(Fault::Reply(reply)) => {
+                let xml = reply(&passed.target);
+                return self.answer(request, 200, "", &xml, passed);
+            }
             Some(Fault::Hang) => return self.hang(),
             Some(Fault::CutRequest(bytes)) => up.cut_after = Some(bytes),
             Some(Fault::FlipRequest(offset)) => up.flip_at = Some(offset),
             Some(Fault::SlowRequest(rate)) => up.bytes_per_second = Some(rate),
+            Some(Fault::SlowResponse(rate)) => down.bytes_per_second = Some(rate),
             Some(Fault::CutResponse(bytes)) => down.cut_after = Some(bytes),
             Some(Fault::FlipResponse(offset)) => down.flip_at = Some(offset),
             Some(Fault::StallResponse(bytes)) => {
@@ -333,6 +412,7 @@ impl Connection {
             }
         };
         passed.status = response.status();
+        passed.answered = Some(Instant::now());
         self.client.get_mut().write_all(&response.bytes)?;
         let body = response.response_body(request);
         let received = http::relay_body(&body, &mut self.server, self.client.get_mut(), &mut down);
@@ -349,28 +429,42 @@ impl Connection {
         Ok(())
     }
 
+    /// An error of S3.
+    fn refuse(
+        &mut self,
+        request: &Head,
+        (status, code): (u16, &str),
+        headers: &str,
+        passed: &mut Passed,
+    ) -> io::Result<bool> {
+        let xml = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
+             <Error><Code>{code}</Code><Message>injected</Message></Error>"
+        );
+        self.answer(request, status, headers, &xml, passed)
+    }
+
+    /// Reads the request whole, and answers in the server's place.
     fn answer(
         &mut self,
         request: &Head,
         status: u16,
-        code: &str,
+        headers: &str,
+        xml: &str,
         passed: &mut Passed,
     ) -> io::Result<bool> {
         self.welcome(request)?;
         let nowhere = &mut io::sink();
         http::relay_body(&request.body(), &mut self.client, nowhere, &mut Flow::default())?;
-        let xml = format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
-             <Error><Code>{code}</Code><Message>injected</Message></Error>"
-        );
-        let body = if request.method() == "HEAD" { "" } else { &xml };
+        let body = if request.method() == "HEAD" { "" } else { xml };
+        passed.status = status;
+        passed.answered = Some(Instant::now());
         write!(
             self.client.get_mut(),
-            "HTTP/1.1 {status} Injected\r\nContent-Type: application/xml\r\n\
+            "HTTP/1.1 {status} Injected\r\nContent-Type: application/xml\r\n{headers}\
              Date: Sat, 01 Jan 2000 00:00:00 GMT\r\nContent-Length: {}\r\n\r\n{body}",
             xml.len()
         )?;
-        passed.status = status;
         Ok(!request.closes())
     }
 
