@@ -248,12 +248,7 @@ impl Payload {
     /// Hashes `bytes` where payloads are signed.
     #[must_use]
     pub fn of(bytes: Bytes, signing: Signing) -> Self {
-        use sha2::Digest;
-        let sha256 = match signing {
-            Signing::Payload => Some(sha2::Sha256::digest(&bytes).into()),
-            Signing::Head => None,
-        };
-        Self { bytes, sha256 }
+        Self { sha256: signing.digest(&bytes), bytes }
     }
 }
 
@@ -265,6 +260,18 @@ pub enum Signing {
     Payload,
     /// The head alone: it is for TLS to keep the content what it is.
     Head,
+}
+
+impl Signing {
+    /// What is signed of a content.
+    #[must_use]
+    pub fn digest(self, content: &[u8]) -> Option<[u8; 32]> {
+        use sha2::Digest;
+        match self {
+            Self::Payload => Some(sha2::Sha256::digest(content).into()),
+            Self::Head => None,
+        }
+    }
 }
 
 /// Where the parts of an upload will come from.

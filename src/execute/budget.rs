@@ -1,102 +1,140 @@
 //! The bytes that buffers may hold at once, and the large buffers themselves.
 
+use memmap2::{Advice, MmapMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A bound on the bytes in buffers. What is larger than the whole budget takes all of it, and so
 /// goes alone.
 ///
-/// Large buffers are used again: fresh pages for each part would cost more than sending it. Those
-/// that are idle fit into what is left of the budget.
+/// Buffers are used again: fresh pages for each part would cost more than sending it. Those that are
+/// idle fit into what is left of the budget. They are the kernel's own pages, since an allocator
+/// would keep what is freed for a while, in each of its size classes and threads.
 #[derive(Debug)]
 pub(crate) struct Budget {
     permits: Arc<Semaphore>,
     units: u32,
-    idle: Mutex<Vec<Box<[u8]>>>,
+    pages: Mutex<Pages>,
+}
+
+#[derive(Debug, Default)]
+struct Pages {
+    /// Units that somebody holds. The semaphore knows less: it counts those that it has promised.
+    held: usize,
+    idle: Vec<MmapMut>,
 }
 
 /// Memory is counted in units of this many bytes.
 const UNIT_BYTES: usize = 1 << 10;
 /// The smallest buffer; the sizes are powers of two, so that a buffer fits the next content as well.
-const LEAST_BUFFER_BYTES: usize = 1 << 20;
+const LEAST_BUFFER_BYTES: usize = 64 << 10;
+
+/// A page of the larger kind, on most machines.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 impl Budget {
     pub(super) fn new(bytes: u64) -> Arc<Self> {
         let most = u32::MAX >> 4;
         let units = u32::try_from(bytes / UNIT_BYTES as u64).unwrap_or(most).clamp(1, most);
         let permits = Arc::new(Semaphore::new(units as usize));
-        Arc::new(Self { permits, units, idle: Mutex::default() })
+        Arc::new(Self { permits, units, pages: Mutex::default() })
     }
 
     /// Waits until `bytes` may be held; they are given back when the answer is dropped.
-    pub(crate) async fn take(&self, bytes: u64) -> OwnedSemaphorePermit {
-        let permit = self.acquire(bytes).await;
-        self.trim(&mut self.idle());
-        permit
+    pub(crate) async fn take(self: &Arc<Self>, bytes: u64) -> Held {
+        let held = self.hold(bytes).await;
+        self.pages().trim(self.units);
+        held
     }
 
     /// Waits until there may be one more buffer for `bytes`.
     pub(super) async fn buffer(self: &Arc<Self>, bytes: usize) -> Buffer {
         let class = bytes.next_power_of_two().max(LEAST_BUFFER_BYTES);
-        let permit = self.acquire(class as u64).await;
-        let mut idle = self.idle();
-        let index = idle.iter().position(|buffer| buffer.len() == class);
-        let content = index.map(|index| idle.swap_remove(index));
-        self.trim(&mut idle);
-        Buffer { content, class, bytes, home: Arc::clone(self), _permit: permit }
+        let held = self.hold(class as u64).await;
+        let mut pages = self.pages();
+        let index = pages.idle.iter().position(|buffer| buffer.len() == class);
+        let content = index.map(|index| pages.idle.swap_remove(index));
+        pages.trim(self.units);
+        drop(pages);
+        Buffer { content, class, bytes, held }
     }
 
-    async fn acquire(&self, bytes: u64) -> OwnedSemaphorePermit {
+    async fn hold(self: &Arc<Self>, bytes: u64) -> Held {
         let units = bytes.div_ceil(UNIT_BYTES as u64);
         let units = u32::try_from(units).unwrap_or(u32::MAX).clamp(1, self.units);
         let permit = Arc::clone(&self.permits).acquire_many_owned(units).await;
-        permit.expect("the budget's semaphore is never closed")
+        let permit = permit.expect("the budget's semaphore is never closed");
+        self.pages().held += permit.num_permits();
+        Held { permit, home: Arc::clone(self) }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Frees idle buffers until the rest fits into what nobody has taken.
-    fn trim(&self, idle: &mut Vec<Box<[u8]>>) {
-        let free = self.permits.available_permits() * UNIT_BYTES;
-        let mut held: usize = idle.iter().map(|buffer| buffer.len()).sum();
-        while held > free
-            && let Some(buffer) = idle.pop()
+impl Pages {
+    /// Frees idle buffers until the rest fits into what nobody holds.
+    fn trim(&mut self, units: u32) {
+        let free = (units as usize).saturating_sub(self.held) * UNIT_BYTES;
+        let mut kept: usize = self.idle.iter().map(|buffer| buffer.len()).sum();
+        while kept > free
+            && let Some(buffer) = self.idle.pop()
         {
-            held -= buffer.len();
+            kept -= buffer.len();
         }
     }
+}
+
+/// Bytes of the budget that somebody holds.
+#[derive(Debug)]
+pub(crate) struct Held {
+    permit: OwnedSemaphorePermit,
+    home: Arc<Budget>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.home.pages().held -= self.permit.num_permits();
+    }
+}
+
+fn map(bytes: usize) -> MmapMut {
+    let pages = MmapMut::map_anon(bytes).expect("there is memory");
+    if bytes >= HUGE_PAGE_BYTES {
+        // A few faults for each part cost less than thousands. A kernel that has none says so.
+        let _ = pages.advise(Advice::HugePage);
+    }
+    pages
 }
 
 /// A large buffer, which goes back when its last user drops it.
 #[derive(Debug)]
 pub(super) struct Buffer {
     /// None until it is first written to: that is for a blocking thread.
-    content: Option<Box<[u8]>>,
+    content: Option<MmapMut>,
     class: usize,
     bytes: usize,
-    home: Arc<Budget>,
-    _permit: OwnedSemaphorePermit,
+    held: Held,
 }
 
 impl Buffer {
     /// The bytes, to be filled: they may hold anything.
     pub(super) fn as_mut(&mut self) -> &mut [u8] {
         let class = self.class;
-        &mut self.content.get_or_insert_with(|| vec![0; class].into())[..self.bytes]
+        &mut self.content.get_or_insert_with(|| map(class))[..self.bytes]
     }
 }
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        self.content.as_deref().map_or(&[], |content| &content[..self.bytes])
+        self.content.as_ref().map_or(&[], |content| &content[..self.bytes])
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.home.idle().extend(self.content.take());
+        self.held.home.pages().idle.extend(self.content.take());
     }
 }
 
@@ -107,7 +145,7 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     fn held(budget: &Budget) -> usize {
-        budget.idle().iter().map(|buffer| buffer.len()).sum()
+        budget.pages().idle.iter().map(|buffer| buffer.len()).sum()
     }
 
     #[tokio::test]
@@ -125,7 +163,7 @@ mod tests {
         assert_eq!(held(&budget), 0, "only 3 MiB are left");
         drop(other);
         let small = budget.buffer(1).await;
-        assert_eq!(budget.permits.available_permits(), 7 * 1024, "the smallest buffer");
+        assert_eq!(budget.permits.available_permits(), 8 * 1024 - 64, "the smallest buffer");
         drop(small);
         assert_eq!(budget.permits.available_permits(), 8 * 1024);
     }

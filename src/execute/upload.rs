@@ -5,7 +5,7 @@
 use super::budget::Buffer;
 use super::copy;
 use super::parts::{PARTS_IN_FLIGHT, finish, md5_of, ranges};
-use super::{Context, Ended, SMALL_BYTES, blocking};
+use super::{Context, Ended, blocking};
 use crate::bucket::{Bucket, Metadata, ObjectRef, PartOrigin, PartRef, PartTag, Payload, Signing};
 use crate::catalog::{Catalog, Change, Parts, Record, Stamp};
 use crate::entry::{Entry, EntryKind, Origin, Signature};
@@ -107,26 +107,10 @@ async fn send_small(
     if batch.is_empty() {
         return Vec::new();
     }
-    let small = |upload: &&Upload| upload.entry.size <= SMALL_BYTES;
-    let total = batch.iter().filter(small).map(|upload| upload.entry.size).sum();
-    let _memory = context.budget.take(total).await;
-    let mut rooms = Vec::with_capacity(batch.len());
-    for upload in batch {
-        let bytes = usize::try_from(upload.entry.size).expect("it is no larger than a part");
-        rooms.push(match upload.entry.size > SMALL_BYTES {
-            true => (upload, Room::Buffer(context.budget.buffer(bytes).await)),
-            false => (upload, Room::Small(bytes)),
-        });
-    }
+    let total = batch.iter().map(file_bytes).sum();
+    let buffer = context.budget.buffer(total).await;
     let (catalog, signing) = (context.twins.clone(), bucket.signing());
-    let ready = blocking(move || {
-        let prepare = |(upload, room): (Upload, Room)| {
-            let ready = prepare(&upload, room, signing, catalog.as_deref());
-            (upload, ready)
-        };
-        rooms.into_iter().map(prepare).collect::<Vec<_>>()
-    })
-    .await;
+    let ready = blocking(move || prepare_batch(batch, buffer, signing, catalog.as_deref())).await;
     let sends = ready.into_iter().map(|(upload, ready)| async move {
         let stored = match ready {
             Ok(ready) => put(context, bucket, &upload, ready).await,
@@ -137,52 +121,70 @@ async fn send_small(
     futures::future::join_all(sends).await
 }
 
-/// Where a content finds room: what the allocator has for so many bytes, or a buffer.
-enum Room {
-    Small(usize),
-    Buffer(Buffer),
-}
-
-impl Room {
-    fn read(self, source: &Source) -> Result<Bytes> {
-        match self {
-            Self::Small(bytes) => {
-                let mut content = vec![0; bytes];
-                source.read_whole(&mut content)?;
-                Ok(content.into())
-            }
-            Self::Buffer(mut buffer) => {
-                source.read_whole(buffer.as_mut())?;
-                Ok(Bytes::from_owner(buffer))
-            }
-        }
+/// How much of a buffer it takes.
+fn file_bytes(upload: &Upload) -> usize {
+    match upload.entry.kind {
+        EntryKind::File => usize::try_from(upload.entry.size).expect("it is no larger than a part"),
+        EntryKind::Symlink | EntryKind::Directory { .. } => 0,
     }
 }
 
-/// Reads and hashes one file while its bytes are in the cache.
+/// Reads a batch into one buffer: allocators keep much room for contents of many sizes.
+fn prepare_batch(
+    batch: Vec<Upload>,
+    mut buffer: Buffer,
+    signing: Signing,
+    catalog: Option<&Catalog>,
+) -> Vec<(Upload, Result<Ready>)> {
+    let mut rest = buffer.as_mut();
+    let mut prepared = Vec::with_capacity(batch.len());
+    for upload in batch {
+        let content;
+        (content, rest) = std::mem::take(&mut rest).split_at_mut(file_bytes(&upload));
+        let ready = prepare(&upload, content, signing, catalog);
+        prepared.push((upload, ready));
+    }
+    let (whole, mut offset) = (Bytes::from_owner(buffer), 0);
+    for (upload, ready) in &mut prepared {
+        let end = offset + file_bytes(upload);
+        if let (Ok(ready), EntryKind::File) = (ready, &upload.entry.kind) {
+            ready.payload.bytes = whole.slice(offset..end);
+        }
+        offset = end;
+    }
+    prepared
+}
+
+/// Reads and hashes one file while its bytes are in the cache. The payload of a regular file is still
+/// without its bytes, which are in `content` then.
 fn prepare(
     upload: &Upload,
-    room: Room,
+    content: &mut [u8],
     signing: Signing,
     catalog: Option<&Catalog>,
 ) -> Result<Ready> {
     let (signature, mode) = local(&upload.entry)?;
-    let (content, settled) = match upload.entry.kind {
+    let (content, settled, bytes) = match upload.entry.kind {
         EntryKind::File => {
             let source = Source::open(&upload.path, signature)?;
-            (room.read(&source)?, source.is_settled())
+            source.read_whole(content)?;
+            (&*content, source.is_settled(), Bytes::new())
         }
-        EntryKind::Symlink => (read_link(&upload.path)?.into(), is_settled(&signature)),
-        EntryKind::Directory { .. } => (Bytes::new(), false),
+        EntryKind::Symlink => {
+            let text = Bytes::from(read_link(&upload.path)?);
+            (&text.clone()[..], is_settled(&signature), text)
+        }
+        EntryKind::Directory { .. } => (&[][..], false, Bytes::new()),
     };
-    let blake3 = Blake3::of(&content);
+    let blake3 = Blake3::of(content);
     let twins = match catalog {
         Some(catalog) if !content.is_empty() => catalog.twins(blake3, content.len() as u64),
         Some(_) | None => Ok(Vec::new()),
     };
     let metadata = Metadata::of_file(blake3, Some((signature.modified, mode)), None);
     let hash = FileHash { blake3, parts: Vec::new(), settled };
-    Ok(Ready { payload: Payload::of(content, signing), metadata, hash, twins })
+    let payload = Payload { sha256: signing.digest(content), bytes };
+    Ok(Ready { payload, metadata, hash, twins })
 }
 
 fn local(entry: &Entry) -> Result<(Signature, u32)> {
