@@ -266,11 +266,34 @@ impl Signing {
     /// What is signed of a content.
     #[must_use]
     pub fn digest(self, content: &[u8]) -> Option<[u8; 32]> {
-        use sha2::Digest;
-        match self {
-            Self::Payload => Some(sha2::Sha256::digest(content).into()),
-            Self::Head => None,
+        let mut hasher = self.hasher();
+        hasher.update(content);
+        hasher.finish()
+    }
+
+    /// Computes the same of a content that comes in pieces.
+    #[must_use]
+    pub fn hasher(self) -> PayloadHasher {
+        PayloadHasher((self == Self::Payload).then(sha2::Sha256::default))
+    }
+}
+
+/// Hashes a payload for [`Signing`].
+#[derive(Debug)]
+pub struct PayloadHasher(Option<sha2::Sha256>);
+
+impl PayloadHasher {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        if let Some(sha256) = &mut self.0 {
+            sha2::Digest::update(sha256, bytes);
         }
+    }
+
+    /// What is signed; none where only the channel vouches for the content.
+    #[must_use]
+    pub fn finish(self) -> Option<[u8; 32]> {
+        self.0.map(|sha256| sha2::Digest::finalize(sha256).into())
     }
 }
 

@@ -149,13 +149,24 @@ impl Source {
         })
     }
 
-    /// Fills `content`, as long as the file was when it was scanned, checked to be what was scanned.
+    /// Fills `content` from `offset`, and feeds it to `sink`, 256 KiB at a time, while it is in the
+    /// cache.
     ///
     /// # Errors
     /// `Changed` or `Unreadable`.
-    pub fn read_whole(&self, content: &mut [u8]) -> Result<()> {
-        self.read_at(content, 0)?;
-        self.check_unchanged()
+    pub fn read_into(
+        &self,
+        content: &mut [u8],
+        offset: u64,
+        mut sink: impl FnMut(&[u8]),
+    ) -> Result<()> {
+        let mut position = offset;
+        for piece in content.chunks_mut(READ_BYTES) {
+            self.read_at(piece, position)?;
+            sink(piece);
+            position += piece.len() as u64;
+        }
+        Ok(())
     }
 
     /// Feeds `range` of the file to `hashers`, 256 KiB at a time.
@@ -434,11 +445,12 @@ mod tests {
         let signature = signature_of(&rustix::fs::stat(&path).unwrap()).0;
         let source = Source::open(&path, signature).unwrap();
         let mut content = [0; 3];
-        source.read_whole(&mut content).unwrap();
-        assert_eq!(&content, b"one");
+        let mut seen = Vec::new();
+        source.read_into(&mut content, 0, |bytes| seen.extend_from_slice(bytes)).unwrap();
+        assert_eq!((&content, &seen[..]), (b"one", &b"one"[..]));
         assert_eq!(source.blake3().unwrap(), Blake3::of(b"one"));
         std::fs::write(&path, b"two").unwrap();
-        assert_eq!(source.read_whole(&mut content).unwrap_err().kind(), ErrorKind::Changed);
+        assert_eq!(source.check_unchanged().unwrap_err().kind(), ErrorKind::Changed);
         assert_eq!(Source::open(&path, signature).unwrap_err().kind(), ErrorKind::Changed);
     }
 }

@@ -164,26 +164,33 @@ fn prepare(
     catalog: Option<&Catalog>,
 ) -> Result<Ready> {
     let (signature, mode) = local(&upload.entry)?;
-    let (content, settled, bytes) = match upload.entry.kind {
+    let (mut blake3, mut digest) = (blake3::Hasher::new(), signing.hasher());
+    let mut sink = |piece: &[u8]| {
+        blake3.update(piece);
+        digest.update(piece);
+    };
+    let (size, settled, bytes) = match upload.entry.kind {
         EntryKind::File => {
             let source = Source::open(&upload.path, signature)?;
-            source.read_whole(content)?;
-            (&*content, source.is_settled(), Bytes::new())
+            source.read_into(content, 0, sink)?;
+            source.check_unchanged()?;
+            (content.len(), source.is_settled(), Bytes::new())
         }
         EntryKind::Symlink => {
             let text = Bytes::from(read_link(&upload.path)?);
-            (&text.clone()[..], is_settled(&signature), text)
+            sink(&text);
+            (text.len(), is_settled(&signature), text)
         }
-        EntryKind::Directory { .. } => (&[][..], false, Bytes::new()),
+        EntryKind::Directory { .. } => (0, false, Bytes::new()),
     };
-    let blake3 = Blake3::of(content);
+    let blake3 = Blake3::from(blake3.finalize());
     let twins = match catalog {
-        Some(catalog) if !content.is_empty() => catalog.twins(blake3, content.len() as u64),
+        Some(catalog) if size > 0 => catalog.twins(blake3, size as u64),
         Some(_) | None => Ok(Vec::new()),
     };
     let metadata = Metadata::of_file(blake3, Some((signature.modified, mode)), None);
     let hash = FileHash { blake3, parts: Vec::new(), settled };
-    let payload = Payload { sha256: signing.digest(content), bytes };
+    let payload = Payload { sha256: digest.finish(), bytes };
     Ok(Ready { payload, metadata, hash, twins })
 }
 
@@ -369,11 +376,12 @@ async fn read_part(
 ) -> Result<Payload> {
     let source = Arc::clone(source);
     blocking(move || {
-        source.read_at(buffer.as_mut(), offset)?;
+        let mut digest = signing.hasher();
+        source.read_into(buffer.as_mut(), offset, |piece| digest.update(piece))?;
         if let Some(expected) = expected {
             source.check_part(buffer.as_ref(), offset, &expected)?;
         }
-        Ok(Payload::of(Bytes::from_owner(buffer), signing))
+        Ok(Payload { bytes: Bytes::from_owner(buffer), sha256: digest.finish() })
     })
     .await
 }
