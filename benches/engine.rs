@@ -1,10 +1,11 @@
-//! Benches of the engine without a server: the merge join, and the walk of a directory.
+//! Benches of the engine without a server: the merge join, the walk of a directory, hashes, and keys.
 //!
 //!     make bench
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use haul::bucket::Payload;
 use haul::entry::{Entry, EntryKind, Origin, Scanned};
-use haul::fingerprint::{ETag, md5};
+use haul::fingerprint::{Blake3, ETag, md5};
 use haul::plan::compare::CompareBy;
 use haul::plan::{Found, Names, Plan, Rules, Side, next_side};
 use haul::scan::{Filter, Seen, scan_local};
@@ -14,6 +15,7 @@ use std::path::Path;
 
 const KEYS: u64 = 100_000;
 const FILES: u64 = 20_000;
+const PART_BYTES: u64 = 1 << 20;
 
 /// A side of a bucket in order; every tenth key is missing where `shift` says so.
 fn side(shift: u64) -> Vec<Scanned> {
@@ -88,5 +90,37 @@ fn scan(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, merge, scan);
+/// The three hashes of what is in the cache, each in one thread.
+fn hash(criterion: &mut Criterion) {
+    let part: Vec<u8> = (0..PART_BYTES / 8).flat_map(u64::to_le_bytes).collect();
+    let shared = bytes::Bytes::from(part.clone());
+    let mut group = criterion.benchmark_group("hash");
+    group.throughput(Throughput::Bytes(PART_BYTES));
+    group.bench_function("blake3", |bencher| bencher.iter(|| Blake3::of(black_box(&part))));
+    group.bench_function("md5", |bencher| bencher.iter(|| md5(black_box(&part))));
+    group.bench_function("sha256", |bencher| {
+        bencher.iter(|| Payload::new(black_box(shared.clone())));
+    });
+    group.finish();
+}
+
+/// From a path to a key, and back with all checks.
+fn keys(criterion: &mut Criterion) {
+    let names: Vec<String> =
+        (0..KEYS).map(|number| format!("run{:03}/été {number:08}.nc", number / 1000)).collect();
+    let mut group = criterion.benchmark_group("key");
+    group.throughput(Throughput::Elements(KEYS));
+    group.bench_function("from_path", |bencher| {
+        let parse = |name: &String| Key::from_path(Path::new(name)).expect("it is a good name");
+        bencher.iter(|| names.iter().map(parse).map(black_box).count());
+    });
+    group.bench_function("to_path", |bencher| {
+        let keys: Vec<Key> = names.iter().map(Key::new).collect();
+        let path = |key: &Key| key.to_path().expect("it is a good key");
+        bencher.iter(|| keys.iter().map(path).map(black_box).count());
+    });
+    group.finish();
+}
+
+criterion_group!(benches, merge, scan, hash, keys);
 criterion_main!(benches);

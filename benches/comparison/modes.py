@@ -89,7 +89,7 @@ def transfers(options: Options, root: Path) -> Result:
     medians = summary(figures)
     titles = {job: title for workload in workloads for job, title in workload.titles.items()}
     tables = [ratios_table(medians, titles, options.has_targets), figures_table(medians, titles)]
-    chart = draw(medians, titles) if options.has_targets else None
+    chart = draw(medians, titles) if options.has_targets and len(tools) > 1 else None
     notes = [f"{_runs(options, tools)}; {_in_flight(tools)}"]
     return Result(f"Transfers, {server.title}", server, _versions(tools), tables, notes, chart)
 

@@ -25,6 +25,10 @@ const FIRST: usize = 16;
 const MOST: usize = 256;
 /// How long to look before the next change.
 const WINDOW: Duration = Duration::from_millis(250);
+/// The same while it grows, once each place has served so many requests: answers from near by tell
+/// sooner.
+const SHORT_WINDOW: Duration = Duration::from_millis(80);
+const REQUESTS_A_PLACE: usize = 3;
 /// More is kept if it brings so much more through.
 const GAIN: f64 = 1.08;
 /// After a change that brought nothing, so many windows pass before the next is tried.
@@ -258,7 +262,7 @@ impl Pace {
         let now = Instant::now();
         let mut state = self.state();
         state.window.done += 1;
-        if now.saturating_duration_since(state.window.since) >= WINDOW {
+        if state.window.is_over(now, state.limit) {
             self.adapt(&mut state, now);
         }
         let vanishes = state.surplus > 0;
@@ -294,6 +298,12 @@ impl Slots {
 impl Window {
     fn begin(&mut self, now: Instant, bytes: u64) {
         (self.since, self.done, self.bytes, self.starved) = (now, 0, bytes, false);
+    }
+
+    fn is_over(&self, now: Instant, limit: usize) -> bool {
+        let elapsed = now.saturating_duration_since(self.since);
+        let tells = self.growing && self.done >= (REQUESTS_A_PLACE * limit) as u64;
+        elapsed >= WINDOW || (tells && elapsed >= SHORT_WINDOW)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a measure, not a count")]
