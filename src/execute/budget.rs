@@ -1,6 +1,6 @@
 //! The bytes that buffers may hold at once, and the large buffers themselves.
 
-use memmap2::{Advice, MmapMut};
+use memmap2::MmapMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -28,9 +28,6 @@ struct Pages {
 const UNIT_BYTES: usize = 1 << 10;
 /// The smallest buffer; the sizes are powers of two, so that a buffer fits the next content as well.
 const LEAST_BUFFER_BYTES: usize = 64 << 10;
-
-/// A page of the larger kind, on most machines.
-const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 impl Budget {
     pub(super) fn new(bytes: u64) -> Arc<Self> {
@@ -99,15 +96,6 @@ impl Drop for Held {
     }
 }
 
-fn map(bytes: usize) -> MmapMut {
-    let pages = MmapMut::map_anon(bytes).expect("there is memory");
-    if bytes >= HUGE_PAGE_BYTES {
-        // A few faults for each part cost less than thousands. A kernel that has none says so.
-        let _ = pages.advise(Advice::HugePage);
-    }
-    pages
-}
-
 /// A large buffer, which goes back when its last user drops it.
 #[derive(Debug)]
 pub(super) struct Buffer {
@@ -122,7 +110,8 @@ impl Buffer {
     /// The bytes, to be filled: they may hold anything.
     pub(super) fn as_mut(&mut self) -> &mut [u8] {
         let class = self.class;
-        &mut self.content.get_or_insert_with(|| map(class))[..self.bytes]
+        let map = || MmapMut::map_anon(class).expect("there is memory");
+        &mut self.content.get_or_insert_with(map)[..self.bytes]
     }
 }
 
