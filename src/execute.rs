@@ -1,9 +1,10 @@
 //! The executor: takes decided steps, and does them, a bounded number at a time.
 //!
-//! Owns what all transfers of a run share: buffers, the blocking hop, the uploads that are open. The
+//! Owns what all transfers of a run share: the blocking hop, the uploads that are open. The
 //! requests in flight are bounded by the endpoint, the bytes in buffers by [`Budget`].
 //! Nothing here decides what is transferred.
 
+mod arrival;
 mod budget;
 mod copy;
 mod delete;
@@ -13,6 +14,7 @@ mod landing;
 mod parts;
 mod proof;
 mod resolve;
+mod stream;
 mod upload;
 
 pub(crate) use copy::{copy, update_metadata};
@@ -22,7 +24,8 @@ pub(crate) use inspect::{inspect, remembered};
 pub(crate) use landing::{Landing, commit};
 pub(crate) use proof::{Finding, Proof};
 pub(crate) use resolve::{Answer, Content, Question, resolve};
-pub(crate) use upload::{Upload, upload_batch, upload_stream};
+pub(crate) use stream::upload_stream;
+pub(crate) use upload::{Upload, upload_batch};
 
 use crate::bucket::Bucket;
 use crate::catalog::{Catalog, Change};

@@ -124,7 +124,7 @@ impl Door {
             if tries >= failure.retries.min(self.retries) {
                 return Err(failure.error);
             }
-            let pause = failure.pause.unwrap_or_else(|| backoff(tries));
+            let pause = failure.pause.unwrap_or_default().max(backoff(tries));
             tracing::debug!(error = %failure.error, ?pause, "trying again");
             tokio::time::sleep(pause).await;
             tries += 1;

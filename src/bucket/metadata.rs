@@ -2,6 +2,7 @@
 
 use crate::entry::Timestamp;
 use crate::fingerprint::{Blake3, ETag, Md5Bytes};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::collections::BTreeMap;
 
 /// User metadata: lower-case names and ASCII values.
@@ -9,6 +10,19 @@ use std::collections::BTreeMap;
 pub struct Metadata(pub BTreeMap<String, String>);
 
 impl Metadata {
+    /// How the headers begin that carry it.
+    pub(super) const PREFIX: &str = "x-amz-meta-";
+
+    /// Only what a header can carry: S3 answers anything else with an error on the next read.
+    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.0 {
+            let name = HeaderName::try_from(format!("{}{name}", Self::PREFIX));
+            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+                headers.insert(name, value);
+            }
+        }
+    }
+
     /// What haul writes of a file: `blake3`, `mtime`, `mode`, and for parts `part-size`.
     #[must_use]
     pub fn of_file(

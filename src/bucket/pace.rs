@@ -439,6 +439,17 @@ mod tests {
     }
 
     #[test]
+    fn a_window_ends_soon_where_each_place_has_served_enough() {
+        let (mut window, later) = (window(), |ms| Duration::from_millis(ms));
+        let is_over = |window: &Window, ms| window.is_over(window.since + later(ms), FIRST);
+        assert!(!is_over(&window, 249) && is_over(&window, 250));
+        window.done = (REQUESTS_A_PLACE * FIRST) as u64;
+        assert!(!is_over(&window, 79) && is_over(&window, 80));
+        window.growing = false;
+        assert!(!is_over(&window, 249));
+    }
+
+    #[test]
     fn nobody_waiting_needs_no_more_places() {
         let mut window = window();
         assert_eq!(window.next(16, 100.0, false), 16);

@@ -14,11 +14,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, Method};
 use std::ops::Range;
 use std::sync::Arc;
 
-const METADATA_PREFIX: &str = "x-amz-meta-";
 /// Asks for the checksums that the server keeps.
 const CHECKSUM_MODE: &str = "x-amz-checksum-mode";
 
@@ -128,7 +127,7 @@ impl S3Bucket {
         let size = size.ok_or_else(|| self.protocol(key, "it has no length"))?;
         let etag = ETag::parse(text("etag").unwrap_or_default());
         let metadata = headers.iter().filter_map(|(name, value)| {
-            let name = name.as_str().strip_prefix(METADATA_PREFIX)?;
+            let name = name.as_str().strip_prefix(Metadata::PREFIX)?;
             Some((name.to_owned(), value.to_str().ok()?.to_owned()))
         });
         let is_multipart = matches!(etag, ETag::Multipart(..));
@@ -195,7 +194,7 @@ impl S3Bucket {
     async fn put_object(&self, key: &str, payload: Payload, metadata: &Metadata) -> Result<ETag> {
         let shown = self.shown(key);
         let mut request = Request::new(Method::PUT, self.object_url(key)?, &shown);
-        add_metadata(&mut request.headers, metadata);
+        metadata.add_to(&mut request.headers);
         let request = self.carrying(request, payload)?;
         let response = self.door().send(&request).await?;
         let etag = response.headers().get("etag").and_then(|value| value.to_str().ok());
@@ -223,7 +222,7 @@ impl S3Bucket {
                 }
             }
         }
-        add_metadata(&mut request.headers, metadata);
+        metadata.add_to(&mut request.headers);
         let answer = self.door().ask(&request).await?;
         let id = xml::find(&answer, "UploadId").filter(|id| !id.is_empty());
         id.ok_or_else(|| self.protocol(key, "the server gave no upload id"))
@@ -291,7 +290,7 @@ impl S3Bucket {
             for (name, value) in &described.headers {
                 request = request.header(name, value)?;
             }
-            add_metadata(&mut request.headers, &described.metadata);
+            described.metadata.add_to(&mut request.headers);
         }
         let answer = self.door().ask(&request).await?;
         Ok(xml::find(&answer, "ETag")
@@ -378,16 +377,6 @@ fn from_source<'a>(request: Request<'a>, source: &ObjectRef) -> Result<Request<'
     request
         .header("x-amz-copy-source", &path)?
         .header("x-amz-copy-source-if-match", &source.etag.to_string())
-}
-
-/// Only what a header can carry: S3 answers anything else with an error on the next read.
-fn add_metadata(headers: &mut HeaderMap, metadata: &Metadata) {
-    for (name, value) in &metadata.0 {
-        let name = HeaderName::try_from(format!("{METADATA_PREFIX}{name}"));
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
-            headers.insert(name, value);
-        }
-    }
 }
 
 impl Bucket for S3Bucket {

@@ -1,5 +1,6 @@
 //! The bytes that buffers may hold at once, and the large buffers themselves.
 
+use crate::error::{Error, ErrorKind, Result};
 use memmap2::MmapMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -8,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// goes alone.
 ///
 /// Buffers are used again: fresh pages for each part would cost more than sending it. Those that are
-/// idle fit into what is left of the budget. They are the kernel's own pages, since an allocator
+/// idle fit into what nobody holds of the budget, as of the last time that somebody took of it. They are the kernel's own pages, since an allocator
 /// would keep what is freed for a while, in each of its size classes and threads.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -40,7 +41,8 @@ impl Budget {
     /// Waits until `bytes` may be held; they are given back when the answer is dropped.
     pub(crate) async fn take(self: &Arc<Self>, bytes: u64) -> Held {
         let held = self.hold(bytes).await;
-        self.pages().trim(self.units);
+        let freed = self.pages().trim(self.units);
+        drop(freed);
         held
     }
 
@@ -49,10 +51,11 @@ impl Budget {
         let class = bytes.next_power_of_two().max(LEAST_BUFFER_BYTES);
         let held = self.hold(class as u64).await;
         let mut pages = self.pages();
-        let index = pages.idle.iter().position(|buffer| buffer.len() == class);
-        let content = index.map(|index| pages.idle.swap_remove(index));
-        pages.trim(self.units);
+        let index = pages.idle.iter().rposition(|buffer| buffer.len() == class);
+        let content = index.map(|index| pages.idle.remove(index));
+        let freed = pages.trim(self.units);
         drop(pages);
+        drop(freed);
         Buffer { content, class, bytes, held }
     }
 
@@ -71,15 +74,17 @@ impl Budget {
 }
 
 impl Pages {
-    /// Frees idle buffers until the rest fits into what nobody holds.
-    fn trim(&mut self, units: u32) {
+    /// Takes out idle buffers, those that were idle longest, until the rest fits into what nobody holds.
+    fn trim(&mut self, units: u32) -> Vec<MmapMut> {
         let free = (units as usize).saturating_sub(self.held) * UNIT_BYTES;
         let mut kept: usize = self.idle.iter().map(|buffer| buffer.len()).sum();
-        while kept > free
-            && let Some(buffer) = self.idle.pop()
-        {
-            kept -= buffer.len();
-        }
+        let surplus = self.idle.iter().take_while(|buffer| {
+            let goes = kept > free;
+            kept -= if goes { buffer.len() } else { 0 };
+            goes
+        });
+        let surplus = surplus.count();
+        self.idle.drain(..surplus).collect()
     }
 }
 
@@ -108,10 +113,18 @@ pub(super) struct Buffer {
 
 impl Buffer {
     /// The bytes, to be filled: they may hold anything.
-    pub(super) fn as_mut(&mut self) -> &mut [u8] {
-        let class = self.class;
-        let map = || MmapMut::map_anon(class).expect("there is memory");
-        &mut self.content.get_or_insert_with(map)[..self.bytes]
+    ///
+    /// # Errors
+    /// `Setup`, where there is no memory.
+    pub(super) fn as_mut(&mut self) -> Result<&mut [u8]> {
+        let content = match self.content.take() {
+            Some(content) => content,
+            None => MmapMut::map_anon(self.class).map_err(|e| {
+                let what = format!("cannot get {} bytes of memory", self.class);
+                Error::new(ErrorKind::Setup, what, e)
+            })?,
+        };
+        Ok(&mut self.content.insert(content)[..self.bytes])
     }
 }
 
@@ -133,7 +146,7 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    fn held(budget: &Budget) -> usize {
+    fn idle(budget: &Budget) -> usize {
         budget.pages().idle.iter().map(|buffer| buffer.len()).sum()
     }
 
@@ -141,15 +154,15 @@ mod tests {
     async fn buffers_are_used_again_and_idle_ones_make_room() {
         let budget = Budget::new(8 * MIB as u64);
         let mut first = budget.buffer(3 * MIB).await;
-        first.as_mut().fill(7);
-        assert_eq!((first.as_ref().len(), held(&budget)), (3 * MIB, 0));
+        first.as_mut().unwrap().fill(7);
+        assert_eq!((first.as_ref().len(), idle(&budget)), (3 * MIB, 0));
         drop(first);
-        assert_eq!(held(&budget), 4 * MIB);
+        assert_eq!(idle(&budget), 4 * MIB);
         let again = budget.buffer(4 * MIB - 1).await;
-        assert_eq!((again.as_ref()[0], held(&budget)), (7, 0), "another size of one class");
+        assert_eq!((again.as_ref()[0], idle(&budget)), (7, 0), "another size of one class");
         drop(again);
         let other = budget.take(5 * MIB as u64).await;
-        assert_eq!(held(&budget), 0, "only 3 MiB are left");
+        assert_eq!(idle(&budget), 0, "only 3 MiB are left");
         drop(other);
         let small = budget.buffer(1).await;
         assert_eq!(budget.permits.available_permits(), 8 * 1024 - 64, "the smallest buffer");

@@ -4,21 +4,20 @@
 //! hashed and written as they arrive, the largest as ranges in parallel. Nothing gets its name before its bytes are on the
 //! disk: a group of files is made durable by one `syncfs`, then renamed.
 
+use super::arrival::{Hasher, Writer, fetched, parts_of, read_back, verify_parts};
+use super::budget::Held;
 use super::landing::{Fetched, Landing, copy_local, write_whole};
 use super::parts::{PARTS_IN_FLIGHT, ranges};
 use super::proof::{Finding, Proof, ProofHasher};
-use super::{Attempts, Context, SMALL_BYTES, blocking, go_on};
+use super::{Attempts, Context, SMALL_BYTES, blocking};
 use crate::bucket::{Bucket, ObjectInfo};
-use crate::catalog::Parts;
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Event, Outcome};
-use crate::fingerprint::{Blake3, ETag, MIB};
-use crate::hash::{PartHasher, group_parts, merge_parts};
+use crate::fingerprint::{ETag, MIB};
+use crate::hash::PartHasher;
 use crate::key::Key;
-use crate::stop::Stop;
 use crate::tree::{Staged, Tree};
-use blake3::hazmat::ChainingValue;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::ops::Range;
@@ -26,7 +25,7 @@ use std::sync::{Arc, OnceLock};
 
 /// Objects larger than this are fetched in ranges of this size: a power of two, so that BLAKE3 can
 /// merge them.
-const RANGE_BYTES: u64 = 16 * MIB;
+pub(super) const RANGE_BYTES: u64 = 16 * MIB;
 /// Frames are gathered to this many bytes before they are hashed and written.
 const GATHER_BYTES: usize = 1 << 20;
 /// How often a body that breaks is asked for again without a byte of progress.
@@ -50,7 +49,7 @@ pub(crate) struct Download {
 /// What is found of bytes that arrived, held against what the object says of itself. Where its own
 /// ETag agrees, other hashes that are recorded with it have gone stale. `again` feeds the bytes once
 /// more.
-fn agree(
+pub(super) fn agree(
     what: impl FnOnce() -> String,
     info: &ObjectInfo,
     finding: Finding,
@@ -352,6 +351,7 @@ impl Fetch<'_> {
 
     /// One request, its bytes held against the object's proof as they arrive.
     async fn in_sequence(&self) -> Result<Fetched> {
+        let _memory = self.room().await;
         let (staged, info) = (self.stage().await?, OnceLock::new());
         let hasher = |info: &ObjectInfo| Proof::of(info).hasher();
         let hasher = self.range(0..self.entry.size, &staged, &info, hasher).await?;
@@ -366,6 +366,17 @@ impl Fetch<'_> {
         .await
     }
 
+    /// What is said of a range may leave out a checksum of the whole.
+    async fn with_proof(&self, info: ObjectInfo) -> ObjectInfo {
+        if !matches!(Proof::of(&info), Proof::Nothing) {
+            return info;
+        }
+        match self.bucket.head(self.object_key).await {
+            Ok(whole) if (&whole.etag, whole.size) == (&info.etag, info.size) => whole,
+            Ok(_) | Err(_) => info,
+        }
+    }
+
     async fn ranges(&self) -> Result<Fetched> {
         let (staged, info) = (self.stage().await?, OnceLock::new());
         let hasher = |range: &Range<u64>| {
@@ -373,12 +384,16 @@ impl Fetch<'_> {
             move |_: &ObjectInfo| PartHasher::new(start)
         };
         let hashers: Vec<PartHasher> = stream::iter(ranges(self.entry.size, RANGE_BYTES))
-            .map(|range| self.range(range.clone(), &staged, &info, hasher(&range)))
+            .map(async |range| {
+                let _memory = self.room().await;
+                self.range(range.clone(), &staged, &info, hasher(&range)).await
+            })
             .buffered(PARTS_IN_FLIGHT)
             .try_collect()
             .await?;
         let values: Vec<_> = hashers.iter().map(PartHasher::chaining_value).collect();
         let info = info.into_inner().ok_or_else(|| self.wrong_length())?;
+        let info = self.with_proof(info).await;
         let what = self.what();
         let (stop, _turn) = (self.context.stop.clone(), self.context.hashing().await);
         blocking(move || {
@@ -386,6 +401,11 @@ impl Fetch<'_> {
             fetched(staged, &info, verified, Some(parts_of(&info, values)))
         })
         .await
+    }
+
+    /// Room for what is gathered of one body, for a frame more, and for what these keep alive.
+    async fn room(&self) -> Held {
+        self.context.budget.take(2 * GATHER_BYTES as u64 + MIB).await
     }
 
     /// One range, hashed and written as it arrives, resumed where its body breaks.
@@ -396,13 +416,13 @@ impl Fetch<'_> {
         info: &OnceLock<ObjectInfo>,
         hasher: impl Fn(&ObjectInfo) -> H,
     ) -> Result<H> {
-        // What is gathered, what is being written, and a frame.
-        let _memory = self.context.budget.take(2 * GATHER_BYTES as u64 + MIB).await;
         let mut writer = Writer { staged, hasher: None, position: range.start };
         let mut broken = 0;
         while writer.position < range.end {
             let from = writer.position;
-            let rest = Some(from..range.end);
+            // A checksum of the whole comes only with the whole.
+            let rest = from..range.end;
+            let rest = (rest != (0..self.entry.size)).then_some(rest);
             let content = self.bucket.get(self.object_key, rest, Some(self.etag()?)).await?;
             self.check_size(&content.info)?;
             let info = info.get_or_init(|| content.info);
@@ -450,106 +470,4 @@ impl Fetch<'_> {
             }
         }
     }
-}
-
-/// What came of a fetch whose bytes are in `staged`.
-fn fetched(
-    staged: Arc<Staged>,
-    info: &ObjectInfo,
-    (blake3, finding): (Blake3, Finding),
-    parts: Option<Parts>,
-) -> Result<Fetched> {
-    staged.set_attributes(info.metadata.mode(), info.metadata.mtime())?;
-    let staged = Arc::into_inner(staged).expect("all ranges have ended");
-    let deed = Deed::Download;
-    Ok(Fetched { staged: Some(staged), deed, blake3: Some(blake3), parts, finding })
-}
-
-/// What hashes the bytes of a range on their way to the disk.
-trait Hasher: Send + 'static {
-    fn update(&mut self, bytes: &[u8]);
-}
-
-impl Hasher for PartHasher {
-    fn update(&mut self, bytes: &[u8]) {
-        Self::update(self, bytes);
-    }
-}
-
-impl Hasher for ProofHasher {
-    fn update(&mut self, bytes: &[u8]) {
-        Self::update(self, bytes);
-    }
-}
-
-struct Writer<'a, H> {
-    staged: &'a Arc<Staged>,
-    /// None before the first answer.
-    hasher: Option<H>,
-    position: u64,
-}
-
-impl<H: Hasher> Writer<'_, H> {
-    async fn write(&mut self, frames: Vec<Bytes>) -> Result<()> {
-        let staged = Arc::clone(self.staged);
-        let mut hasher = self.hasher.take();
-        let position = self.position;
-        let (outcome, hasher) = blocking(move || {
-            if let Some(hasher) = &mut hasher {
-                for frame in &frames {
-                    hasher.update(frame);
-                }
-            }
-            (
-                staged
-                    .write_at(&frames, position)
-                    .map(|()| frames.iter().map(|f| f.len() as u64).sum::<u64>()),
-                hasher,
-            )
-        })
-        .await;
-        self.hasher = hasher;
-        self.position += outcome?;
-        Ok(())
-    }
-}
-
-/// The standard hash of all ranges, and whether it is the object's: where no BLAKE3 is recorded, what
-/// else there is, by reading back.
-fn verify_parts(
-    what: String,
-    info: &ObjectInfo,
-    values: &[ChainingValue],
-    (staged, stop): (&Staged, &Stop),
-) -> Result<(Blake3, Finding)> {
-    let proof = Proof::of(info);
-    let blake3 = merge_parts(values);
-    let finding = match proof {
-        Proof::Blake3(expected) if blake3 == expected => Finding::Proven,
-        Proof::Blake3(_) => Finding::Disproven,
-        Proof::Nothing => Finding::Unproven,
-        Proof::Md5(_) | Proof::Recorded(_) | Proof::Checksum(_) | Proof::Parts { .. } => {
-            let mut hasher = proof.hasher();
-            read_back(staged, stop, &mut hasher)?;
-            proof.conclude(hasher).1
-        }
-    };
-    let again = |hasher: &mut ProofHasher| read_back(staged, stop, hasher);
-    agree(|| what, info, finding, again).map(|finding| (blake3, finding))
-}
-
-fn read_back(staged: &Staged, stop: &Stop, hasher: &mut ProofHasher) -> Result<()> {
-    staged.read_back(|bytes| {
-        hasher.update(bytes);
-        go_on(stop)
-    })
-}
-
-/// The hashes of the ranges as those of the object's own parts, where these are larger.
-fn parts_of(info: &ObjectInfo, values: Vec<ChainingValue>) -> Parts {
-    let is_larger = |part: &u64| part.is_power_of_two() && (RANGE_BYTES..info.size).contains(part);
-    let part_bytes = info.metadata.part_bytes().filter(is_larger).unwrap_or(RANGE_BYTES);
-    let group = usize::try_from(part_bytes / RANGE_BYTES).unwrap_or(1);
-    let hashes = if group > 1 { group_parts(&values, group) } else { values };
-    Parts { part_bytes, hashes, md5s: Vec::new() }
 }

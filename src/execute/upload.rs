@@ -1,4 +1,4 @@
-//! Uploads: small files in batches, large ones in parts, streams of unknown length.
+//! Uploads: small files in batches, large ones in parts.
 //!
 //! The hash is known before the first byte is sent, so that each object carries it from the start.
 
@@ -11,9 +11,7 @@ use crate::catalog::{Catalog, Change, Parts, Record, Stamp};
 use crate::entry::{Entry, EntryKind, Origin, Signature};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Event, Outcome};
-use crate::fingerprint::{
-    Blake3, ETag, MAX_OBJECT_BYTES, MAX_PARTS, MULTIPART_THRESHOLD, part_bytes,
-};
+use crate::fingerprint::{Blake3, ETag, MAX_OBJECT_BYTES, MULTIPART_THRESHOLD, part_bytes};
 use crate::hash::{FileHash, Source, is_settled, merge_parts, read_link};
 use crate::key::Key;
 use blake3::hazmat::ChainingValue;
@@ -21,7 +19,6 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// One file to send.
 #[derive(Clone, Debug)]
@@ -136,7 +133,13 @@ fn prepare_batch(
     signing: Signing,
     catalog: Option<&Catalog>,
 ) -> Vec<(Upload, Result<Ready>)> {
-    let mut rest = buffer.as_mut();
+    let mut rest = match buffer.as_mut() {
+        Ok(whole) => whole,
+        Err(error) => {
+            let error = || Error::new(error.kind(), "cannot read a batch of files", error.cause());
+            return batch.into_iter().map(|upload| (upload, Err(error()))).collect();
+        }
+    };
     let mut prepared = Vec::with_capacity(batch.len());
     for upload in batch {
         let content;
@@ -377,7 +380,7 @@ async fn read_part(
     let source = Arc::clone(source);
     blocking(move || {
         let mut digest = signing.hasher();
-        source.read_into(buffer.as_mut(), offset, |piece| digest.update(piece))?;
+        source.read_into(buffer.as_mut()?, offset, |piece| digest.update(piece))?;
         if let Some(expected) = expected {
             source.check_part(buffer.as_ref(), offset, &expected)?;
         }
@@ -386,112 +389,61 @@ async fn read_part(
     .await
 }
 
-/// Sends what `input` holds, whose length is not known before its end; answers its bytes.
-///
-/// Its hash is known only then, too: a stream longer than one buffer gets its metadata by a copy
-/// within the server.
-pub(crate) async fn upload_stream(
-    context: &Context<'_>,
-    bucket: &Arc<dyn Bucket>,
-    object_key: &str,
-    mut input: impl AsyncRead + Unpin,
-) -> Result<u64> {
-    let first = read_up_to(&mut input, MULTIPART_THRESHOLD, object_key).await?;
-    if first.len() as u64 <= MULTIPART_THRESHOLD {
-        let bytes = first.len() as u64;
-        let (payload, metadata) = blocking(move || {
-            let metadata = Metadata::of_file(Blake3::of(&first), None, None);
-            (Payload::new(first.into()), metadata)
-        })
-        .await;
-        bucket.put(object_key, payload, &metadata).await?;
-        return Ok(bytes);
-    }
-    let id = bucket.create_upload(object_key, &Metadata::default(), PartOrigin::Sent).await?;
-    context.upload_opened(bucket, object_key, &id);
-    let sent = stream_parts(bucket, object_key, &id, first, input).await;
-    let finished = match sent {
-        Ok((parts, blake3, size)) => {
-            finish(bucket, object_key, &id, &parts, (size, PartOrigin::Sent))
-                .await
-                .map(|_| (blake3, size))
-        }
-        Err(error) => Err(error),
-    };
-    if finished.is_err() {
-        let _ = bucket.abort_upload(object_key, &id).await;
-    }
-    context.upload_closed(&id);
-    let (blake3, size) = finished?;
-    copy::describe(context, bucket, object_key, blake3).await?;
-    Ok(size)
-}
-
-/// Parts of a stream grow: the size doubles after each 1,000, so that 10,000 hold 5 TiB.
-fn stream_part_bytes(number: u64) -> u64 {
-    MULTIPART_THRESHOLD << ((number - 1) / 1000).min(8)
-}
-
-async fn stream_parts(
-    bucket: &Arc<dyn Bucket>,
-    key: &str,
-    id: &str,
-    first: Vec<u8>,
-    mut input: impl AsyncRead + Unpin,
-) -> Result<(Vec<PartTag>, Blake3, u64)> {
-    let mut hasher = blake3::Hasher::new();
-    let mut tags = Vec::new();
-    let mut size = 0;
-    let mut pending = first;
-    let mut number = 1;
-    while !pending.is_empty() {
-        if u64::from(number) > MAX_PARTS {
-            let what = format!("cannot upload {key}");
-            return Err(Error::new(ErrorKind::Refused, what, "the stream is longer than 5 TiB"));
-        }
-        let wanted = usize::try_from(stream_part_bytes(number.into())).unwrap_or(usize::MAX);
-        if pending.len() < wanted {
-            let more = read_up_to(&mut input, (wanted - pending.len()) as u64 - 1, key).await?;
-            pending.extend_from_slice(&more);
-        }
-        let rest = pending.split_off(wanted.min(pending.len()));
-        size += pending.len() as u64;
-        let (payload, back) = blocking(move || {
-            hasher.update(&pending);
-            (Payload::new(pending.into()), hasher)
-        })
-        .await;
-        hasher = back;
-        tags.push(bucket.put_part(PartRef { key, upload: id, number }, payload).await?);
-        pending = rest;
-        if pending.is_empty() {
-            pending = read_up_to(&mut input, 0, key).await?;
-        }
-        number += 1;
-    }
-    Ok((tags, hasher.finalize().into(), size))
-}
-
-/// Reads until the end or until there is one byte more than `limit`.
-async fn read_up_to(
-    input: &mut (impl AsyncRead + Unpin),
-    limit: u64,
-    key: &str,
-) -> Result<Vec<u8>> {
-    let mut content = Vec::new();
-    input.take(limit + 1).read_to_end(&mut content).await.map_err(|e| {
-        Error::new(ErrorKind::Unreadable, format!("cannot read the stream for {key}"), e)
-    })?;
-    Ok(content)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::execute::budget::Budget;
+    use crate::hash::signature_of;
+    use std::fs;
 
-    #[test]
-    fn the_parts_of_a_stream_hold_the_largest_object() {
-        let total: u64 = (1..=MAX_PARTS).map(stream_part_bytes).sum();
-        assert!(total >= MAX_OBJECT_BYTES);
+    fn upload(root: &Path, name: &str, kind: EntryKind) -> Upload {
+        let path = root.join(name);
+        let stat = rustix::fs::lstat(&path).unwrap();
+        let (signature, mode) = signature_of(&stat);
+        let size = if kind == EntryKind::File { signature.size } else { 0 };
+        let origin = Origin::Local { signature, mode };
+        let entry = Entry { key: Key::new(name), kind, size, origin };
+        Upload { path, object_key: name.into(), entry, hash: None }
+    }
+
+    /// Each payload is of its own file, whatever lies between them in the batch's buffer.
+    #[tokio::test]
+    async fn a_batch_keeps_its_contents_apart() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::write(root.join("a"), "first").unwrap();
+        fs::write(root.join("changed"), "as it was scanned").unwrap();
+        std::os::unix::fs::symlink("to/somewhere", root.join("link")).unwrap();
+        fs::create_dir(root.join("directory")).unwrap();
+        fs::write(root.join("empty"), "").unwrap();
+        fs::write(root.join("z"), "the last one").unwrap();
+        let kinds = [
+            ("a", EntryKind::File),
+            ("changed", EntryKind::File),
+            ("link", EntryKind::Symlink),
+            ("directory", EntryKind::Directory { empty: true }),
+            ("empty", EntryKind::File),
+            ("z", EntryKind::File),
+        ];
+        let batch: Vec<Upload> = kinds.map(|(name, kind)| upload(root, name, kind)).into();
+        fs::write(root.join("changed"), "something else that is longer").unwrap();
+        let budget = Budget::new(1 << 20);
+        let mut dirty = budget.buffer(1000).await;
+        dirty.as_mut().unwrap().fill(b'!');
+        drop(dirty);
+        let buffer = budget.buffer(batch.iter().map(file_bytes).sum()).await;
+        assert_eq!(buffer.as_ref()[0], b'!', "it was used before");
+        let prepared = prepare_batch(batch, buffer, Signing::Payload, None);
+        let expected =
+            [Some("first"), None, Some("to/somewhere"), Some(""), Some(""), Some("the last one")];
+        for ((upload, ready), expected) in prepared.into_iter().zip(expected) {
+            let (Ok(Ready { payload, hash, .. }), Some(expected)) = (ready, expected) else {
+                assert!(expected.is_none(), "{}", upload.object_key);
+                continue;
+            };
+            assert_eq!(payload.bytes, expected, "{}", upload.object_key);
+            assert_eq!(payload.sha256, Signing::Payload.digest(expected.as_bytes()));
+            assert_eq!(hash.blake3, Blake3::of(expected.as_bytes()));
+        }
     }
 }

@@ -30,12 +30,13 @@ on_both_servers! {
 const SLOW_DOWN: Fault = Fault::Answer(503, "SlowDown");
 const LARGE: u64 = 40 << 20;
 
-/// A tree of a few small files and one that is sent in parts.
+/// A tree of a few small files, one that goes alone and one that is sent in parts.
 fn tree_with_large(site: &Site) -> String {
     let up = site.directory("up");
     for name in ["a", "b", "c/d"] {
         tree::file(&up, name, tree::noise(200_000, 1));
     }
+    tree::generated(&up, "middle", 5 << 20, 3);
     tree::generated(&up, "large", LARGE, 2);
     up
 }
@@ -82,6 +83,7 @@ fn connection_cut_during_a_download_is_retried(server: &Server) {
     let up = tree_with_large(&site);
     site.haul(&["sync", &up, &site.url("")]).done();
     let down = site.directory("down");
+    site.proxy.rule(Rule::every(Kind::Get, Fault::CutResponse(2 << 20)).on("middle").times(2));
     site.proxy.rule(Rule::every(Kind::Get, Fault::CutResponse(100_000)).times(4));
     site.haul(&["sync", &site.url(""), &down]).done();
     tree::assert_same(&up, &down);

@@ -65,7 +65,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "N", env = "HAUL_TPSLIMIT", hide_env = true,
           value_parser = crate::units::parse_rate)]
     pub tpslimit: Option<f64>,
-    /// The most memory that buffers of data may take: 64MiB, 1GB
+    /// The most memory that a run's buffers of data may take: 64MiB, 1GB
     #[arg(long, global = true, value_name = "SIZE", env = "HAUL_MAX_MEMORY", hide_env = true,
           default_value = "96MiB", value_parser = crate::units::parse_bytes)]
     pub max_memory: u64,

@@ -1,0 +1,118 @@
+//! What arrives for one file: hashed and written, and held against what the object says of itself.
+
+use super::download::{RANGE_BYTES, agree};
+use super::landing::Fetched;
+use super::proof::{Finding, Proof, ProofHasher};
+use super::{blocking, go_on};
+use crate::bucket::ObjectInfo;
+use crate::catalog::Parts;
+use crate::error::Result;
+use crate::event::Deed;
+use crate::fingerprint::Blake3;
+use crate::hash::{PartHasher, group_parts, merge_parts};
+use crate::stop::Stop;
+use crate::tree::Staged;
+use blake3::hazmat::ChainingValue;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// What came of a fetch whose bytes are in `staged`.
+pub(super) fn fetched(
+    staged: Arc<Staged>,
+    info: &ObjectInfo,
+    (blake3, finding): (Blake3, Finding),
+    parts: Option<Parts>,
+) -> Result<Fetched> {
+    staged.set_attributes(info.metadata.mode(), info.metadata.mtime())?;
+    let staged = Arc::into_inner(staged).expect("all ranges have ended");
+    let deed = Deed::Download;
+    Ok(Fetched { staged: Some(staged), deed, blake3: Some(blake3), parts, finding })
+}
+
+/// What hashes the bytes of a range on their way to the disk.
+pub(super) trait Hasher: Send + 'static {
+    fn update(&mut self, bytes: &[u8]);
+}
+
+impl Hasher for PartHasher {
+    fn update(&mut self, bytes: &[u8]) {
+        Self::update(self, bytes);
+    }
+}
+
+impl Hasher for ProofHasher {
+    fn update(&mut self, bytes: &[u8]) {
+        Self::update(self, bytes);
+    }
+}
+
+pub(super) struct Writer<'a, H> {
+    pub staged: &'a Arc<Staged>,
+    /// None before the first answer.
+    pub hasher: Option<H>,
+    pub position: u64,
+}
+
+impl<H: Hasher> Writer<'_, H> {
+    pub(super) async fn write(&mut self, frames: Vec<Bytes>) -> Result<()> {
+        let staged = Arc::clone(self.staged);
+        let mut hasher = self.hasher.take();
+        let position = self.position;
+        let (outcome, hasher) = blocking(move || {
+            let running = hasher.as_mut().expect("the first answer has come");
+            for frame in &frames {
+                running.update(frame);
+            }
+            (
+                staged
+                    .write_at(&frames, position)
+                    .map(|()| frames.iter().map(|f| f.len() as u64).sum::<u64>()),
+                hasher,
+            )
+        })
+        .await;
+        self.hasher = hasher;
+        self.position += outcome?;
+        Ok(())
+    }
+}
+
+/// The standard hash of all ranges, and whether it is the object's: where no BLAKE3 is recorded, what
+/// else there is, by reading back.
+pub(super) fn verify_parts(
+    what: String,
+    info: &ObjectInfo,
+    values: &[ChainingValue],
+    (staged, stop): (&Staged, &Stop),
+) -> Result<(Blake3, Finding)> {
+    let proof = Proof::of(info);
+    let blake3 = merge_parts(values);
+    let finding = match proof {
+        Proof::Blake3(expected) if blake3 == expected => Finding::Proven,
+        Proof::Blake3(_) => Finding::Disproven,
+        Proof::Nothing => Finding::Unproven,
+        Proof::Md5(_) | Proof::Recorded(_) | Proof::Checksum(_) | Proof::Parts { .. } => {
+            let mut hasher = proof.hasher();
+            read_back(staged, stop, &mut hasher)?;
+            proof.conclude(hasher).1
+        }
+    };
+    let again = |hasher: &mut ProofHasher| read_back(staged, stop, hasher);
+    agree(|| what, info, finding, again).map(|finding| (blake3, finding))
+}
+
+pub(super) fn read_back(staged: &Staged, stop: &Stop, hasher: &mut ProofHasher) -> Result<()> {
+    staged.read_back(|bytes| {
+        hasher.update(bytes);
+        go_on(stop)
+    })
+}
+
+/// The hashes of the ranges as those of the object's own parts, where these are larger.
+pub(super) fn parts_of(info: &ObjectInfo, values: Vec<ChainingValue>) -> Parts {
+    let is_larger = |part: &u64| part.is_power_of_two() && (RANGE_BYTES..info.size).contains(part);
+    let part_bytes = info.metadata.part_bytes().filter(is_larger).unwrap_or(RANGE_BYTES);
+    let group = usize::try_from(part_bytes / RANGE_BYTES).unwrap_or(1);
+    let hashes = if group > 1 { group_parts(&values, group) } else { values };
+    Parts { part_bytes, hashes, md5s: Vec::new() }
+}
