@@ -10,14 +10,16 @@ mod endpoint;
 mod metadata;
 mod pace;
 mod s3;
+mod throttle;
 mod xml;
 
 pub use connector::Traffic;
 pub use credentials::{Credentials, KeyFile};
 pub use endpoint::{Connection, Endpoint};
 pub use metadata::Metadata;
-pub use pace::{Bandwidth, Concurrency};
+pub use pace::Concurrency;
 pub use s3::S3Bucket;
+pub use throttle::Bandwidth;
 pub use xml::BucketInfo;
 
 use crate::error::Result;

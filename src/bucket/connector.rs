@@ -4,7 +4,8 @@
 //! No timeout covers a whole request: a slow but moving transfer of any length is fine, a minute
 //! without a byte in either direction is not.
 
-use super::pace::{Bandwidth, Throttle, Turn};
+use super::pace::Turn;
+use super::throttle::{Bandwidth, Throttle};
 use crate::error::{Error, ErrorKind, Result, chain};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};

@@ -1,8 +1,9 @@
 //! An S3 service: how it is reached, its buckets, and what is not about one of them.
 
 use super::door::{Door, Request};
-use super::pace::{Bandwidth, Concurrency};
+use super::pace::Concurrency;
 use super::s3::{S3Bucket, Service};
+use super::throttle::Bandwidth;
 use super::xml::{self, BucketInfo};
 use super::{Bucket, Credentials, Payload, Signing, Traffic};
 use crate::error::{Error, ErrorKind, Result};
