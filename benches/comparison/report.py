@@ -22,8 +22,9 @@ CHART = ROOT / "benches/results.svg"
 HEADING = """# haul beside its peers
 
 Made by `make bench-peers ARGS=--write`, each section by the command that it names. CPU seconds (of
-user and system), wall seconds and peak memory are the client's own; medians of interleaved runs,
-after one that does not count. haul hashes, signs and verifies every byte.
+user and system), wall seconds and peak memory are the client's own; medians of interleaved
+transfers after one that does not count; of rclone, one that does. haul hashes, signs and verifies
+every byte.
 """
 
 
