@@ -72,8 +72,9 @@ pub fn is_landed_settled(signature: &Signature) -> bool {
     past > tick || is_settled(signature)
 }
 
-/// As [`is_settled`], after a wait of a tick if that helps. Blocks.
-fn settle(signature: &Signature) -> bool {
+/// As [`is_settled`], after a wait of a tick if that helps: before the reading, for what is read is
+/// what the signature says only then. Blocks.
+pub fn settle(signature: &Signature) -> bool {
     match unsettled_for(signature) {
         Some(wait) if wait <= TICK => {
             std::thread::sleep(wait);

@@ -13,7 +13,7 @@ use crate::catalog::{Record, Stamp};
 use crate::entry::{Entry, EntryKind, Origin, Signature};
 use crate::error::{ErrorKind, Result};
 use crate::fingerprint::{Blake3, ETag};
-use crate::hash::{FileHash, Source, is_settled, read_link};
+use crate::hash::{FileHash, Source, read_link, settle};
 use crate::plan::compare::{CompareBy, Verdict, compare_blake3, is_same_type};
 use crate::plan::{Pair, SameBy, Why};
 use std::path::{Path, PathBuf};
@@ -339,8 +339,9 @@ fn read_for(entry: &Entry, path: &Path, proof: &Proof) -> Result<Read> {
     let mut hasher = proof.hasher();
     let mut may_be_link = entry.size <= MAX_LINK_BYTES;
     let settled = if entry.kind == EntryKind::Symlink {
+        let settled = settle(&signature(entry));
         hasher.update(&read_link(path)?);
-        is_settled(&signature(entry))
+        settled
     } else {
         let source = Source::open(path, signature(entry))?;
         source.read_through(|bytes| {

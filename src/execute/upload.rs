@@ -12,7 +12,7 @@ use crate::entry::{Entry, EntryKind, Origin, Signature};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Event, Outcome};
 use crate::fingerprint::{Blake3, ETag, MAX_OBJECT_BYTES, MULTIPART_THRESHOLD, part_bytes};
-use crate::hash::{FileHash, Source, is_settled, merge_parts, read_link};
+use crate::hash::{FileHash, Source, merge_parts, read_link, settle};
 use crate::key::Key;
 use blake3::hazmat::ChainingValue;
 use bytes::Bytes;
@@ -180,9 +180,10 @@ fn prepare(
             (content.len(), source.is_settled(), Bytes::new())
         }
         EntryKind::Symlink => {
+            let settled = settle(&signature);
             let text = Bytes::from(read_link(&upload.path)?);
             sink(&text);
-            (text.len(), is_settled(&signature), text)
+            (text.len(), settled, text)
         }
         EntryKind::Directory { .. } => (0, false, Bytes::new()),
     };
