@@ -301,8 +301,9 @@ fn high_water(status: &str) -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// What the work itself takes beside its buffers of data: threads, sockets, hashers.
-const WORK_BYTES: u64 = 3 << 20;
+/// What the work itself takes beside its buffers of data: threads, sockets, hashers, and what is read
+/// from a socket at a time, of which bytes that wait keep more alive than they are.
+const WORK_BYTES: u64 = 10 << 20;
 
 /// Fails unless the memory beyond that of a run with next to nothing to do is the limit at most.
 /// Answers what was taken with the last.

@@ -4,18 +4,19 @@ use super::Style;
 use haul::key::printable;
 use haul::{Action, Error, ErrorKind, Key, Result, Summary};
 use indicatif::{HumanBytes, HumanCount};
-use std::io::{Seek, Write};
+use std::io::{BufWriter, Seek, Write};
 use std::time::Duration;
 
 /// Lines that wait for their end: in memory, and past 1 MiB in a temporary file.
 #[derive(Default)]
-pub struct Lines(Option<tempfile::SpooledTempFile>, Option<std::io::Error>);
+pub struct Lines(Option<BufWriter<tempfile::SpooledTempFile>>, Option<std::io::Error>);
 
 const MEMORY_BYTES: usize = 1 << 20;
 
 impl Lines {
     pub fn push(&mut self, line: &str) {
-        let file = self.0.get_or_insert_with(|| tempfile::spooled_tempfile(MEMORY_BYTES));
+        let begin = || BufWriter::new(tempfile::spooled_tempfile(MEMORY_BYTES));
+        let file = self.0.get_or_insert_with(begin);
         if let Err(error) = writeln!(file, "{line}") {
             self.1.get_or_insert(error);
         }
@@ -31,7 +32,8 @@ impl Lines {
         if let Some(error) = self.1 {
             return Err(fail(error));
         }
-        let Some(mut file) = self.0 else { return Ok(()) };
+        let Some(file) = self.0 else { return Ok(()) };
+        let mut file = file.into_inner().map_err(|e| fail(e.into_error()))?;
         let mut stdout = std::io::stdout().lock();
         match file.rewind().and_then(|()| std::io::copy(&mut file, &mut stdout)) {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(fail(error)),
