@@ -175,7 +175,8 @@ fn assert_rate(what: &str, bytes: u64, limit: u64, took: Duration) {
     let ideal = Duration::from_micros(bytes * MB / limit);
     report(what, took.as_secs_f64() / ideal.as_secs_f64());
     assert!(took >= ideal.mul_f64(0.95), "{what}: too fast: {took:?}, not {ideal:?}");
-    assert!(took <= ideal.mul_f64(1.35), "{what}: too slow: {took:?}, not {ideal:?}");
+    // How late is the machine's matter; this only tells a limit from a standstill.
+    assert!(took <= ideal.mul_f64(2.5), "{what}: too slow: {took:?}, not {ideal:?}");
 }
 
 /// From the first request of these kinds to the last answer to one.
