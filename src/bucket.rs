@@ -244,13 +244,7 @@ impl Payload {
     /// Hashes `bytes` for sending: 0.5 s of CPU a GiB, so large ones belong on a blocking thread.
     #[must_use]
     pub fn new(bytes: Bytes) -> Self {
-        Self::of(bytes, Signing::Payload)
-    }
-
-    /// Hashes `bytes` where payloads are signed.
-    #[must_use]
-    pub fn of(bytes: Bytes, signing: Signing) -> Self {
-        Self { sha256: signing.digest(&bytes), bytes }
+        Self { sha256: Signing::Payload.digest(&bytes), bytes }
     }
 }
 

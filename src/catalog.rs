@@ -11,6 +11,7 @@ mod database;
 mod history;
 mod lock;
 mod record;
+mod rows;
 
 pub(crate) use history::Ending;
 pub use history::{History, PastRun};
@@ -18,11 +19,11 @@ pub(crate) use lock::Lock;
 pub use lock::Runner;
 pub use record::{Parts, Record, Stamp};
 
-use crate::entry::{Signature, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::{Blake3, ETag};
 use crate::key::Key;
 use database::{Locking, Shape, Trouble};
+use rows::{forget, pieces, put, read_record};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -377,104 +378,118 @@ fn set_meta(connection: &Connection, name: &str, value: &str) -> rusqlite::Resul
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", [name, value]).map(drop)
 }
 
-fn put(connection: &Connection, record: &Record, parts: Option<&Parts>) -> rusqlite::Result<()> {
-    let mut insert = connection.prepare_cached(
-        "INSERT OR REPLACE INTO entry
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-    )?;
-    let etag = |stamp: &Option<Stamp>| match stamp {
-        Some(Stamp::Object(etag)) => Some(etag.to_string()),
-        Some(Stamp::File { .. }) | None => None,
-    };
-    let file =
-        [&record.source, &record.target].into_iter().flatten().find_map(|stamp| match stamp {
-            Stamp::File { signature, mode } => Some((signature, *mode)),
-            Stamp::Object(_) => None,
-        });
-    let signature = file.map(|(signature, _)| signature);
-    let key = record.key.as_str().as_bytes();
-    insert.execute(params![
-        key,
-        record.size.cast_signed(),
-        record.blake3.as_ref().map(Blake3::as_bytes),
-        etag(&record.source),
-        etag(&record.target),
-        signature.map(|s| s.modified.seconds),
-        signature.map(|s| s.modified.nanoseconds),
-        signature.map(|s| s.changed.seconds),
-        signature.map(|s| s.changed.nanoseconds),
-        signature.map(|s| s.inode.cast_signed()),
-        signature.map(|s| s.device.cast_signed()),
-        file.map(|(_, mode)| mode),
-        record.drifted,
-    ])?;
-    let (Some(parts), Some(blake3)) = (parts, record.blake3) else {
-        return Ok(());
-    };
-    let mut insert =
-        connection.prepare_cached("INSERT OR REPLACE INTO parts VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    let (hashes, md5s) = (parts.hashes.concat(), parts.md5s.concat());
-    insert.execute(params![
-        key,
-        blake3.as_bytes(),
-        parts.part_bytes.cast_signed(),
-        hashes,
-        md5s
-    ])?;
-    Ok(())
-}
-
-fn forget(connection: &Connection, key: &Key) -> rusqlite::Result<()> {
-    for statement in ["DELETE FROM entry WHERE key = ?1", "DELETE FROM parts WHERE key = ?1"] {
-        connection.prepare_cached(statement)?.execute([key.as_str().as_bytes()])?;
-    }
-    Ok(())
-}
-
-fn read_record(row: &Row<'_>, files: Option<Side>) -> rusqlite::Result<Record> {
-    let key = String::from_utf8(row.get(0)?).map_err(|e| {
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(e))
-    })?;
-    let size = row.get::<_, i64>(1)?.cast_unsigned();
-    let object = |column: usize| {
-        let etag: Option<String> = row.get(column)?;
-        Ok::<_, rusqlite::Error>(etag.map(|etag| Stamp::Object(ETag::parse(&etag))))
-    };
-    let (mut source, mut target) = (object(3)?, object(4)?);
-    let file = read_file(row, size)?;
-    match files {
-        Some(Side::Source) => source = file,
-        Some(Side::Target) => target = file,
-        None => {}
-    }
-    Ok(Record {
-        key: Key::new(key),
-        size,
-        blake3: row.get::<_, Option<[u8; 32]>>(2)?.map(Blake3::from),
-        source,
-        target,
-        drifted: row.get(12)?,
-    })
-}
-
-fn read_file(row: &Row<'_>, size: u64) -> rusqlite::Result<Option<Stamp>> {
-    let Some(seconds) = row.get::<_, Option<i64>>(5)? else {
-        return Ok(None);
-    };
-    let signature = Signature {
-        size,
-        modified: Timestamp { seconds, nanoseconds: row.get(6)? },
-        changed: Timestamp { seconds: row.get(7)?, nanoseconds: row.get(8)? },
-        inode: row.get::<_, i64>(9)?.cast_unsigned(),
-        device: row.get::<_, i64>(10)?.cast_unsigned(),
-    };
-    Ok(Some(Stamp::File { signature, mode: row.get(11)? }))
-}
-
-/// Cuts bytes into pieces of one size; what is left over is not a piece.
-fn pieces<const N: usize>(bytes: &[u8]) -> Vec<[u8; N]> {
-    bytes.as_chunks().0.to_vec()
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::entry::{Signature, Timestamp};
+
+    fn pair() -> Pair {
+        let (source, target) = ("/data".to_owned(), "https://s3/b/p/".to_owned());
+        Pair { source, target, files: Some(Side::Source) }
+    }
+
+    fn record(key: &str, content: &[u8]) -> Record {
+        let time = |nanoseconds| Timestamp { seconds: -5, nanoseconds };
+        let size = content.len() as u64;
+        let signature =
+            Signature { size, modified: time(1), changed: time(2), inode: u64::MAX, device: 3 };
+        Record {
+            key: Key::new(key),
+            size,
+            blake3: Some(Blake3::of(content)),
+            source: Some(Stamp::File { signature, mode: 0o100_600 }),
+            target: Stamp::of_object(&ETag::Md5(crate::fingerprint::md5(content))),
+            drifted: true,
+        }
+    }
+
+    fn open(state: &Path, pair: &Pair) -> (Catalog, Option<String>) {
+        Catalog::open(state, pair.clone(), &Lock::take(state, pair).unwrap()).unwrap()
+    }
+
+    fn put(catalog: &Catalog, record: &Record) {
+        catalog.write(&[Change::Put(Box::new(record.clone()), None)]).unwrap();
+    }
+
+    #[test]
+    fn what_is_written_is_read_in_key_order_by_a_later_run() {
+        let state = tempfile::tempdir().unwrap();
+        let (catalog, notice) = open(&state.path().join("deep/er"), &pair());
+        assert_eq!(notice, None);
+        let records = ["a", "a-b", "a/b", "é"].map(|key| record(key, key.as_bytes()));
+        for record in records.iter().rev() {
+            put(&catalog, record);
+        }
+        put(&catalog, &record("gone", b"x"));
+        catalog.write(&[Change::Forget(Key::new("gone"))]).unwrap();
+        drop(catalog);
+        let (catalog, _) = open(&state.path().join("deep/er"), &pair());
+        assert_eq!(catalog.batch_after("").unwrap(), records);
+        assert_eq!(catalog.batch_after("a-b").unwrap(), records[2..]);
+        assert_eq!(catalog.record(&Key::new("a/b")).unwrap(), Some(records[2].clone()));
+        assert_eq!(catalog.twins(Blake3::of(b"a"), 1).unwrap(), records[..1]);
+        assert_eq!(catalog.twins(Blake3::of(b"a"), 2).unwrap(), []);
+    }
+
+    #[test]
+    fn parts_belong_to_one_content() {
+        let state = tempfile::tempdir().unwrap();
+        let (catalog, _) = open(state.path(), &pair());
+        let record = record("large", b"content");
+        let parts =
+            Parts { part_bytes: 1 << 24, hashes: vec![[1; 32], [2; 32]], md5s: vec![[3; 16]] };
+        catalog.write(&[Change::Put(Box::new(record.clone()), Some(parts.clone()))]).unwrap();
+        assert_eq!(catalog.parts(&record.key, Blake3::of(b"content")).unwrap(), Some(parts));
+        assert_eq!(catalog.parts(&record.key, Blake3::of(b"other")).unwrap(), None);
+    }
+
+    #[test]
+    fn two_runs_of_a_pair_exclude_each_other_and_those_of_another_do_not() {
+        let state = tempfile::tempdir().unwrap();
+        let first = Lock::take(state.path(), &pair()).unwrap();
+        assert_eq!(Lock::take(state.path(), &pair()).unwrap_err().kind(), ErrorKind::Locked);
+        let other = Pair { target: "https://s3/b/q/".into(), ..pair() };
+        Lock::take(state.path(), &other).unwrap();
+        drop(first);
+        Lock::take(state.path(), &pair()).unwrap();
+    }
+
+    #[test]
+    fn the_catalog_of_another_pair_is_set_aside() {
+        let state = tempfile::tempdir().unwrap();
+        let other = Pair { target: "https://s3/b/q/".into(), ..pair() };
+        let (catalog, _) = open(state.path(), &other);
+        put(&catalog, &record("a", b"a"));
+        let from = catalog.path.clone();
+        drop(catalog);
+        std::fs::copy(&from, state.path().join(format!("{}.db", pair().id()))).unwrap();
+        let (catalog, notice) = open(state.path(), &pair());
+        assert!(notice.unwrap().contains("https://s3/b/q/"));
+        assert_eq!(catalog.batch_after("").unwrap(), []);
+    }
+
+    #[test]
+    fn a_catalog_that_breaks_in_use_is_told_once_and_begun_anew() {
+        let state = tempfile::tempdir().unwrap();
+        let (catalog, _) = open(state.path(), &pair());
+        for number in 0..5000 {
+            put(&catalog, &record(&format!("key/{number}"), &[1, 2]));
+        }
+        let path = catalog.path.clone();
+        drop(catalog);
+        // The first page, with the schema, is left as it is.
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[8192..].fill(0xa5);
+        std::fs::write(&path, bytes).unwrap();
+        let (catalog, _) = open(state.path(), &pair());
+        let mut told = 0;
+        for _ in 0..3 {
+            told += u32::from(catalog.batch_after("").is_err());
+        }
+        assert_eq!(told, 1);
+        put(&catalog, &record("a", b"a"));
+        drop(catalog);
+        let (catalog, notice) = open(state.path(), &pair());
+        assert_eq!((notice, catalog.batch_after("").unwrap()), (None, vec![record("a", b"a")]));
+    }
+}

@@ -17,6 +17,7 @@ mod resolve;
 mod stream;
 mod upload;
 
+pub(crate) use budget::DEFAULT_BYTES;
 pub(crate) use copy::{copy, update_metadata};
 pub(crate) use delete::{delete_local, delete_objects};
 pub(crate) use download::{Download, download, download_batch, may_resume};

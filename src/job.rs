@@ -144,7 +144,7 @@ impl Job {
             effect: Effect::Apply,
             afterwards: Afterwards::KeepSource,
             transfers: 128,
-            memory_bytes: 96 << 20,
+            memory_bytes: crate::execute::DEFAULT_BYTES,
             update_metadata: false,
             command: "sync",
             state: None,

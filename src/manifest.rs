@@ -5,7 +5,7 @@ use crate::catalog::{Catalog, History, Lock, Pair, Record};
 use crate::entry::{Entry, EntryKind, Scanned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Control, Deed, Event, Outcome, Summary};
-use crate::execute::{Content, Context, blocking, inspect, remembered};
+use crate::execute::{Content, Context, DEFAULT_BYTES, blocking, inspect, remembered};
 use crate::fingerprint::Blake3;
 use crate::job::Place;
 use crate::scan::{Filter, Order, Scan, Seen, Splits, scan_bucket, scan_local};
@@ -15,8 +15,6 @@ use std::sync::Arc;
 
 /// Files and objects looked at at once.
 const AT_ONCE: usize = 32;
-/// Buffers, in bytes.
-const MEMORY_BYTES: u64 = 96 << 20;
 
 /// Tells `each` the key, size and BLAKE3 of every file or object of `place`, in key order. Links and
 /// directories have no content of their own and are left out. What the catalogs in `state` or the
@@ -32,7 +30,7 @@ pub async fn manifest(
     control: &Control<'_>,
     each: &mut dyn FnMut(&Entry, Blake3) -> Result<()>,
 ) -> Result<Summary> {
-    let context = Context::new(control.observer, MEMORY_BYTES);
+    let context = Context::new(control.observer, DEFAULT_BYTES);
     let catalogs = state.map(|state| open_all(state, place, control)).unwrap_or_default();
     let knowing = Knowing { context: &context, place, catalogs, trusts: state.is_some() };
     let mut summary = Summary::default();

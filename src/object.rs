@@ -4,7 +4,7 @@ use crate::bucket::{Bucket, Content, ObjectInfo, ObjectRef, PageRequest};
 use crate::entry::{Entry, EntryKind, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Control, Event};
-use crate::execute::{self, Context, Download, Finding, Upload, may_resume};
+use crate::execute::{self, Context, DEFAULT_BYTES, Download, Finding, Upload, may_resume};
 use crate::hash::signature_of;
 use crate::key::{Key, printable};
 use crate::tree::Tree;
@@ -14,9 +14,6 @@ use rustix::fs::FileType;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-
-/// Buffers of a single transfer, in bytes.
-const MEMORY_BYTES: u64 = 96 << 20;
 
 /// Runs `work` until it ends or is stopped; what is half-done is taken back then.
 async fn stoppable<T>(
@@ -87,7 +84,7 @@ async fn upload_entry(
     entry: Entry,
     control: &Control<'_>,
 ) -> Result<u64> {
-    let context = Context::new(control.observer, MEMORY_BYTES);
+    let context = Context::new(control.observer, DEFAULT_BYTES);
     let object_key = entry.key.as_str().to_owned();
     let upload = Upload { path: path.to_owned(), object_key, entry, hash: None };
     let work = async {
@@ -134,7 +131,7 @@ pub async fn upload_stream(
     key: &str,
     control: &Control<'_>,
 ) -> Result<u64> {
-    let context = Context::new(control.observer, MEMORY_BYTES);
+    let context = Context::new(control.observer, DEFAULT_BYTES);
     let work = execute::upload_stream(&context, bucket, key, input);
     stoppable(&context, control, work).await
 }
@@ -188,7 +185,7 @@ async fn download_entry(
 ) -> Result<u64> {
     let (name, parent) = split(path)?;
     let tree = Arc::new(Tree::open(parent)?);
-    let context = Context::new(control.observer, MEMORY_BYTES);
+    let context = Context::new(control.observer, DEFAULT_BYTES);
     let object_key = entry.key.as_str().to_owned();
     let fetch = Download { object_key, entry: Entry { key: Key::new(name), ..entry } };
     let work = async {
@@ -322,7 +319,7 @@ async fn copy_entry(
     let Origin::Remote { etag, .. } = entry.origin else { return Ok(0) };
     let source_key = entry.key.as_str().to_owned();
     let source = ObjectRef { bucket: from.name().to_owned(), key: source_key, etag };
-    let context = Context::new(control.observer, MEMORY_BYTES);
+    let context = Context::new(control.observer, DEFAULT_BYTES);
     control.observer.event(&Event::Started { key: &Key::new(key), bytes: entry.size });
     let work = execute::copy(&context, from, &source, (to, key));
     stoppable(&context, control, work).await.map(|_| entry.size)

@@ -11,7 +11,7 @@ from pathlib import Path
 from .measure import Usage
 from .server import ROOT
 from .session import Cell
-from .targets import PEAK_MIB, Measure, ratio_limit
+from .targets import PEAK_MIB, RATIOS, Measure
 
 Table = list[list[str]]
 Medians = dict[Cell, Usage]
@@ -51,7 +51,7 @@ def ratios_table(medians: Medians, titles: dict[str, str], with_targets: bool) -
         line = [titles.get(job, job)]
         for measure, peer in columns:
             found = _figure(haul, measure) / _figure(medians[Cell(job, peer)], measure)
-            limit = ratio_limit(job, measure, peer) if with_targets else None
+            limit = RATIOS.get((job, measure, peer)) if with_targets else None
             line.append(_judged(f"{found:.2f}", found, limit))
         limit = PEAK_MIB.get(job) if with_targets else None
         table.append([*line, _judged(f"{haul.peak_mib:.0f}", haul.peak_mib, limit)])

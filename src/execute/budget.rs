@@ -25,6 +25,8 @@ struct Pages {
     idle: Vec<MmapMut>,
 }
 
+/// The budget of a run that was given none, in bytes.
+pub(crate) const DEFAULT_BYTES: u64 = 96 << 20;
 /// Memory is counted in units of this many bytes.
 const UNIT_BYTES: usize = 1 << 10;
 /// The smallest buffer; the sizes are powers of two, so that a buffer fits the next content as well.

@@ -26,8 +26,8 @@ use std::sync::{Arc, OnceLock};
 /// Objects larger than this are fetched in ranges of this size: a power of two, so that BLAKE3 can
 /// merge them.
 pub(super) const RANGE_BYTES: u64 = 16 * MIB;
-/// Frames are gathered to this many bytes before they are hashed and written.
-const GATHER_BYTES: usize = 1 << 20;
+/// Frames are gathered to this many bytes before they are hashed, and written where they are to stay.
+pub(super) const GATHER_BYTES: usize = 1 << 20;
 /// How often a body that breaks is asked for again without a byte of progress.
 const RESUMES: u32 = 5;
 

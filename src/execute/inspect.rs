@@ -1,6 +1,7 @@
 //! Reading every byte, to find what has changed without showing: the catalog, the metadata and the
 //! bytes are held against each other.
 
+use super::download::GATHER_BYTES;
 use super::proof::{Finding, Proof};
 use super::resolve::Content;
 use super::upload::{hash_file, open};
@@ -15,9 +16,6 @@ use bytes::Bytes;
 use futures::StreamExt;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Frames are gathered to this many bytes before they are hashed.
-const GATHER_BYTES: usize = 1 << 20;
 
 /// What reading one side found.
 pub(crate) struct Inspection {
