@@ -8,6 +8,7 @@ mod credentials;
 mod door;
 mod endpoint;
 mod metadata;
+mod multipart;
 mod pace;
 mod s3;
 mod throttle;
@@ -23,7 +24,7 @@ pub use throttle::Bandwidth;
 pub use xml::BucketInfo;
 
 use crate::error::Result;
-use crate::fingerprint::ETag;
+use crate::fingerprint::{ETag, Md5Bytes};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -100,6 +101,21 @@ pub trait Bucket: Debug + Send + Sync {
         source: &'a ObjectRef,
         range: Range<u64>,
     ) -> BoxFuture<'a, Result<PartTag>>;
+
+    /// The parts that the server has of an upload; `NotFound` where it does not know the upload.
+    fn list_parts<'a>(
+        &'a self,
+        key: &'a str,
+        upload: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<PartInfo>>>;
+
+    /// One page of the unfinished uploads of keys that start with `prefix`, from behind `after` on
+    /// ([`UploadPage::next`]).
+    fn list_uploads<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a (String, String)>,
+    ) -> BoxFuture<'a, Result<UploadPage>>;
 
     /// Makes the object out of all its parts, in order.
     fn complete_upload<'a>(
@@ -238,13 +254,15 @@ pub struct Payload {
     pub bytes: Bytes,
     /// SHA-256 of the bytes; none where only the channel vouches for them.
     pub sha256: Option<[u8; 32]>,
+    /// MD5 of the bytes, sent instead of a checksum header, for parts of [`PartOrigin::Mixed`].
+    pub md5: Option<Md5Bytes>,
 }
 
 impl Payload {
     /// Hashes `bytes` for sending: 0.5 s of CPU a GiB, so large ones belong on a blocking thread.
     #[must_use]
     pub fn new(bytes: Bytes) -> Self {
-        Self { sha256: Signing::Payload.digest(&bytes), bytes }
+        Self { sha256: Signing::Payload.digest(&bytes), md5: None, bytes }
     }
 }
 
@@ -300,6 +318,8 @@ pub enum PartOrigin<'a> {
     Sent,
     /// They are copied by the server from this object, whose headers come along.
     Copied(&'a ObjectInfo),
+    /// Some are sent, each with its MD5, the others copied by the server.
+    Mixed,
 }
 
 /// A part of an upload under way.
@@ -320,8 +340,39 @@ pub struct PartTag {
     pub number: u32,
     /// The part's entity tag, as sent.
     pub etag: String,
-    /// SHA-256 of what was sent; none for a copied part.
+    /// SHA-256 of what was sent, where the upload keeps these; none for a copied part.
     pub sha256: Option<[u8; 32]>,
+}
+
+/// A part as the server lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartInfo {
+    /// 1 to 10,000.
+    pub number: u32,
+    /// Bytes.
+    pub size: u64,
+    /// The part's entity tag.
+    pub etag: ETag,
+}
+
+/// An upload that was begun, and neither completed nor aborted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadInfo {
+    /// The whole key of the object that it is to become.
+    pub key: String,
+    /// Its id.
+    pub id: String,
+    /// When it was begun, ISO 8601 as the server spells it; empty where it does not say.
+    pub initiated: String,
+}
+
+/// One page of a listing of uploads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UploadPage {
+    /// The uploads.
+    pub uploads: Vec<UploadInfo>,
+    /// The key and upload id behind which the next page begins; none at the end.
+    pub next: Option<(String, String)>,
 }
 
 /// An object of some bucket, to copy from.

@@ -9,21 +9,25 @@
 
 mod database;
 mod history;
+mod listings;
 mod lock;
 mod record;
 mod rows;
+mod unfinished;
 
 pub(crate) use history::Ending;
 pub use history::{History, PastRun};
 pub(crate) use lock::Lock;
 pub use lock::Runner;
 pub use record::{Parts, Record, Stamp};
+pub(crate) use unfinished::{OpenUpload, SentContent, SentFile};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::{Blake3, ETag};
 use crate::key::Key;
 use database::{Locking, Shape, Trouble};
-use rows::{forget, pieces, put, read_record};
+pub(crate) use rows::glance;
+use rows::{forget, put, read_parts, read_record};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +47,8 @@ const SHAPE: Shape = Shape {
         PRAGMA synchronous = NORMAL;
         PRAGMA cache_size = -8192;
     ",
-    migrations: &["
+    migrations: &[
+        "
         CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
         CREATE TABLE entry (
             key BLOB PRIMARY KEY, size INTEGER NOT NULL, blake3 BLOB,
@@ -57,7 +62,9 @@ const SHAPE: Shape = Shape {
             hashes BLOB NOT NULL, md5s BLOB NOT NULL
         ) WITHOUT ROWID;
         CREATE INDEX by_content ON entry (blake3) WHERE size > 0;
-    "],
+    ",
+        unfinished::TABLES,
+    ],
 };
 
 /// Two places, as they are called for good.
@@ -108,7 +115,7 @@ impl Catalog {
     /// # Errors
     /// `Setup` where nothing can be kept there.
     pub(crate) fn open(state: &Path, pair: Pair, lock: &Lock) -> Result<(Self, Option<String>)> {
-        let path = state.join(format!("{}.db", pair.id()));
+        let path = Self::path(state, &pair);
         let locking = if lock.is_real { Locking::Own } else { Locking::None };
         let (connection, notice) = open_file(&path, &pair, locking)?;
         let connection = Mutex::new(Some(connection));
@@ -116,9 +123,9 @@ impl Catalog {
         Ok((Self { path, pair, locking, connection, is_read_only }, notice))
     }
 
-    /// True where there is a catalog of `pair`.
-    pub(crate) fn exists(state: &Path, pair: &Pair) -> bool {
-        state.join(format!("{}.db", pair.id())).exists()
+    /// Where the catalog of `pair` is, if there is one.
+    pub(crate) fn path(state: &Path, pair: &Pair) -> PathBuf {
+        state.join(format!("{}.db", pair.id()))
     }
 
     /// Ends it, though a thread may still hold it: nothing is found or remembered from here on.
@@ -154,6 +161,17 @@ impl Catalog {
             false => format!("{error}; nothing more is remembered in this run"),
         };
         Err(Error::new(ErrorKind::Setup, "the catalog failed", cause))
+    }
+
+    /// As [`Catalog::with`], for what writes: nothing where the disk has failed.
+    fn note<T: Default>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        if self.is_read_only.load(Ordering::Relaxed) {
+            return Ok(T::default());
+        }
+        self.with(work)
     }
 
     /// Sets a bad file aside, and opens a new one; answers what people should know.
@@ -243,13 +261,7 @@ impl Catalog {
                 "SELECT part_bytes, hashes, md5s FROM parts WHERE key = ?1 AND blake3 = ?2",
             )?;
             select
-                .query_row(params![key.as_str().as_bytes(), blake3.as_bytes()], |row| {
-                    Ok(Parts {
-                        part_bytes: row.get::<_, i64>(0)?.cast_unsigned(),
-                        hashes: pieces(&row.get::<_, Vec<u8>>(1)?),
-                        md5s: pieces(&row.get::<_, Vec<u8>>(2)?),
-                    })
-                })
+                .query_row(params![key.as_str().as_bytes(), blake3.as_bytes()], read_parts)
                 .optional()
         })
     }
@@ -259,10 +271,7 @@ impl Catalog {
     /// # Errors
     /// `Setup`, once.
     pub fn write(&self, changes: &[Change]) -> Result<()> {
-        if self.is_read_only.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        self.with(|connection| {
+        self.note(|connection| {
             let transaction = connection.transaction()?;
             for change in changes {
                 match change {
@@ -273,48 +282,6 @@ impl Catalog {
             transaction.commit()
         })
     }
-
-    /// True where the target's or source's listing was found to be out of key order.
-    ///
-    /// # Errors
-    /// `Setup`, once.
-    pub fn is_unordered(&self) -> Result<bool> {
-        let found = self.with(|connection| {
-            connection
-                .query_row("SELECT value FROM meta WHERE name = 'unordered'", [], |_| Ok(true))
-                .optional()
-        })?;
-        Ok(found.unwrap_or(false))
-    }
-
-    /// Where the ranges of a side's listing ended; none where that is not known.
-    ///
-    /// # Errors
-    /// `Setup`, once.
-    pub fn ends(&self, side: Side) -> Result<Option<Vec<String>>> {
-        let text: Option<String> = self.with(|connection| {
-            let select = "SELECT value FROM meta WHERE name = ?1";
-            connection.query_row(select, [ends_name(side)], |row| row.get(0)).optional()
-        })?;
-        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
-    }
-
-    /// Remembers where the ranges of a side's listing will end.
-    ///
-    /// # Errors
-    /// `Setup`, once.
-    pub fn set_ends(&self, side: Side, ends: &[String]) -> Result<()> {
-        let text = serde_json::to_string(ends).unwrap_or_default();
-        self.with(|connection| set_meta(connection, ends_name(side), &text))
-    }
-
-    /// Remembers that a listing is out of key order.
-    ///
-    /// # Errors
-    /// `Setup`, once.
-    pub fn set_unordered(&self) -> Result<()> {
-        self.with(|connection| set_meta(connection, "unordered", "1"))
-    }
 }
 
 /// One of the two places of a pair.
@@ -324,13 +291,6 @@ pub enum Side {
     Source,
     /// Where they go.
     Target,
-}
-
-fn ends_name(side: Side) -> &'static str {
-    match side {
-        Side::Source => "source_ends",
-        Side::Target => "target_ends",
-    }
 }
 
 pub(crate) fn make_state_directory(state: &Path) -> Result<()> {

@@ -7,7 +7,9 @@ use crate::key::{Key, Refusal};
 use std::fmt;
 
 /// A moment, in seconds and nanoseconds since 1970 (UTC), as file systems keep it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Timestamp {
     /// Whole seconds, rounded down: negative before 1970.
     pub seconds: i64,
@@ -62,7 +64,7 @@ pub enum EntryKind {
 }
 
 /// The identity of a file's content as far as `stat` can tell: two equal signatures, no change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Signature {
     /// Bytes.
     pub size: u64,

@@ -52,6 +52,13 @@ pub enum Event<'a> {
     Finished(&'a Outcome),
     /// Something that people should know.
     Notice(&'a str),
+    /// How an entry is transferred, for those who want to know more.
+    Remark {
+        /// Its key.
+        key: &'a Key,
+        /// How, and why.
+        text: &'a str,
+    },
 }
 
 /// Watches a run. Called inline, from one thread at a time.
@@ -129,7 +136,7 @@ pub struct Outcome {
     pub key: Key,
     /// What was to be done.
     pub deed: Deed,
-    /// Bytes that moved, or why it failed.
+    /// Bytes of content that were sent or fetched, or why it failed.
     pub result: Result<u64, Error>,
     /// A download of which no hash is known: its length is right, more can't be said.
     pub unverified: bool,

@@ -1,6 +1,6 @@
 //! The executor: takes decided steps, and does them, a bounded number at a time.
 //!
-//! Owns what all transfers of a run share: the blocking hop, the uploads that are open. The
+//! Owns what all transfers of a run share: the blocking hop, what is begun and not complete. The
 //! requests in flight are bounded by the endpoint, the bytes in buffers by [`Budget`].
 //! Nothing here decides what is transferred.
 
@@ -8,11 +8,14 @@ mod arrival;
 mod budget;
 mod copy;
 mod delete;
+mod delta;
 mod download;
 mod inspect;
 mod landing;
+mod large;
 mod parts;
 mod proof;
+mod ranges;
 mod resolve;
 mod stream;
 mod upload;
@@ -29,12 +32,14 @@ pub(crate) use stream::upload_stream;
 pub(crate) use upload::{Upload, upload_batch};
 
 use crate::bucket::Bucket;
-use crate::catalog::{Catalog, Change};
+use crate::catalog::{Catalog, Change, OpenUpload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Observer, Outcome};
+use crate::key::Key;
 use crate::stop::Stop;
 use budget::Budget;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -54,17 +59,25 @@ pub(crate) struct Context<'a> {
     /// Where contents are looked for that the target already holds; none where nothing that is
     /// remembered is to be trusted.
     pub twins: Option<Arc<Catalog>>,
+    /// Where transfers are remembered that are not complete; none where they begin anew each time.
+    pub unfinished: Option<Arc<Catalog>>,
+    /// The catalogs of runs that sent to where this one fetches from.
+    pub senders: Arc<Vec<PathBuf>>,
+    /// A file that looks as it did has the content that it had.
+    pub trusts_signatures: bool,
     pub budget: Arc<Budget>,
     /// Asked by blocking work that takes long: its future may have been dropped.
     pub stop: Stop,
-    open_uploads: Mutex<HashMap<String, OpenUpload>>,
+    /// Uploads that nobody can go on with.
+    open_uploads: Mutex<HashMap<String, Endless>>,
     /// Blocking threads that read and hash at once.
     pub threads: usize,
     /// Their turns: the pool has other work, too, such as looking up names.
     hashing: Semaphore,
 }
 
-struct OpenUpload {
+/// An upload that only this run can end.
+struct Endless {
     bucket: Arc<dyn Bucket>,
     key: String,
 }
@@ -75,6 +88,9 @@ impl<'a> Context<'a> {
         Self {
             observer,
             twins: None,
+            unfinished: None,
+            senders: Arc::default(),
+            trusts_signatures: true,
             stop: Stop::new(),
             budget: Budget::new(memory_bytes),
             open_uploads: Mutex::default(),
@@ -96,28 +112,63 @@ impl<'a> Context<'a> {
         })
     }
 
-    fn uploads(&self) -> std::sync::MutexGuard<'_, HashMap<String, OpenUpload>> {
-        self.open_uploads.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A turn at hashing.
     async fn hashing(&self) -> SemaphorePermit<'_> {
         self.hashing.acquire().await.expect("the semaphore is never closed")
     }
 
-    fn upload_opened(&self, bucket: &Arc<dyn Bucket>, key: &str, upload: &str) {
-        let open = OpenUpload { bucket: Arc::clone(bucket), key: key.to_owned() };
-        self.uploads().insert(upload.to_owned(), open);
+    fn uploads(&self) -> std::sync::MutexGuard<'_, HashMap<String, Endless>> {
+        self.open_uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn upload_closed(&self, upload: &str) {
-        self.uploads().remove(upload);
+    /// Takes note of an upload that was begun. True where a later run can go on with it.
+    async fn upload_opened(&self, bucket: &Arc<dyn Bucket>, open: OpenUpload) -> bool {
+        let can_be_resumed = open.content.is_some();
+        let (id, key) = (open.id.clone(), open.object_key.clone());
+        // First in memory: whoever waits here may be dropped.
+        self.uploads().insert(id.clone(), Endless { bucket: Arc::clone(bucket), key });
+        let is_remembered = match self.unfinished.clone() {
+            None => false,
+            Some(catalog) => self.looked_up(blocking(move || catalog.open_upload(&open)).await),
+        };
+        if is_remembered && can_be_resumed {
+            self.uploads().remove(&id);
+        }
+        is_remembered && can_be_resumed
     }
 
-    /// Takes back the uploads that are still open, after the run was stopped.
+    /// Takes note of an upload that nobody can go on with: a stopped run takes it back, the run after a
+    /// killed one.
+    async fn endless_upload(&self, bucket: &Arc<dyn Bucket>, object_key: &str, id: &str) {
+        let (key, object_key) = (Key::new(object_key), object_key.to_owned());
+        let open = OpenUpload { id: id.to_owned(), key, object_key, content: None };
+        self.upload_opened(bucket, open).await;
+    }
+
+    /// Forgets an upload that is complete or gone.
+    async fn upload_closed(&self, id: &str) {
+        self.uploads().remove(id);
+        if let Some(catalog) = self.unfinished.clone() {
+            let id = id.to_owned();
+            self.looked_up(blocking(move || catalog.close_upload(&id)).await);
+        }
+    }
+
+    /// Takes an upload back. Where the server does not answer, a later run will.
+    pub(crate) async fn give_up(&self, bucket: &Arc<dyn Bucket>, object_key: &str, id: &str) {
+        match bucket.abort_upload(object_key, id).await {
+            Ok(()) => self.upload_closed(id).await,
+            Err(error) => {
+                self.uploads().remove(id);
+                tracing::debug!(%error, "an upload stays");
+            }
+        }
+    }
+
+    /// Takes back the uploads that nobody can go on with, after the run was stopped.
     pub(crate) async fn abort_uploads(&self) {
-        let open: Vec<(String, OpenUpload)> = self.uploads().drain().collect();
-        let aborts = open.iter().map(|(upload, open)| open.bucket.abort_upload(&open.key, upload));
+        let open: Vec<(String, Endless)> = self.uploads().drain().collect();
+        let aborts = open.iter().map(|(id, open)| self.give_up(&open.bucket, &open.key, id));
         let all = futures::future::join_all(aborts);
         if tokio::time::timeout(ABORT_TIMEOUT, all).await.is_err() {
             tracing::warn!("the server did not take back all unfinished uploads in time");

@@ -3,9 +3,10 @@
 //!
 //! Everything here blocks; callers hop to a blocking thread, with many small files at once.
 
+use crate::catalog::Parts;
 use crate::entry::{Signature, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fingerprint::{Blake3, ETag, Md5Bytes};
+use crate::fingerprint::{Blake3, ETag, Md5Bytes, part_bytes};
 use blake3::hazmat::{
     ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
 };
@@ -93,6 +94,16 @@ pub struct FileHash {
     pub parts: Vec<ChainingValue>,
     /// Any change since the reading shows in the file's signature.
     pub settled: bool,
+}
+
+impl FileHash {
+    /// What the catalog remembers of a content of `size` bytes that was hashed in parts of the usual
+    /// size.
+    #[must_use]
+    pub fn parts_of(&self, size: u64) -> Option<Parts> {
+        let (part_bytes, hashes) = (part_bytes(size), self.parts.clone());
+        (!hashes.is_empty()).then_some(Parts { part_bytes, hashes, md5s: Vec::new() })
+    }
 }
 
 /// A file opened for reading, that must stay what it was.
@@ -192,6 +203,17 @@ impl Source {
         let mut hasher = PartHasher::new(range.start);
         self.feed(range, |bytes| hasher.update(bytes))?;
         Ok(hasher.chaining_value())
+    }
+
+    /// The MD5 of one part.
+    ///
+    /// # Errors
+    /// `Changed` or `Unreadable`.
+    pub fn md5(&self, range: std::ops::Range<u64>) -> Result<Md5Bytes> {
+        use md5::Digest;
+        let mut hasher = md5::Md5::default();
+        self.feed(range, |bytes| hasher.update(bytes))?;
+        Ok(hasher.finalize().into())
     }
 
     /// Fails where `part`, which starts at `offset`, is no longer what hashed to `expected`.

@@ -101,7 +101,7 @@ fn open_all(state: &Path, place: &Place, control: &Control<'_>) -> Vec<(Arc<Cata
         let (catalog, _) = Catalog::open(state, pair, &lock)?;
         Ok((Arc::new(catalog), lock))
     };
-    let pairs = pairs.into_iter().filter(|pair| Catalog::exists(state, pair));
+    let pairs = pairs.into_iter().filter(|pair| Catalog::path(state, pair).exists());
     pairs.filter_map(|pair| open(pair).inspect_err(tell).ok()).collect()
 }
 

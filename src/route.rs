@@ -154,6 +154,19 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// The bucket that is written to.
+    pub(crate) fn target_bucket(&self) -> Option<&Arc<dyn Bucket>> {
+        match self.direction {
+            Direction::Up { to, .. } | Direction::Across { to, .. } => Some(to.bucket),
+            Direction::Down { .. } => None,
+        }
+    }
+
+    /// The directory that is written to.
+    pub(crate) fn tree(&self) -> Option<&Arc<Tree>> {
+        self.tree.as_ref()
+    }
+
     /// What names the target takes.
     pub(crate) fn names(&self) -> Names {
         match self.direction {

@@ -3,8 +3,10 @@
 //! One loop: decided steps wait in queues, units of work are under way, whatever ends first is dealt
 //! with. Deletes wait on disk until all else is done.
 
+mod finish;
 mod keeper;
 mod ledger;
+mod leftovers;
 mod memory;
 mod queue;
 mod work;
@@ -18,7 +20,6 @@ use crate::hash::FileHash;
 use crate::job::{Effect, Job};
 use crate::key::Key;
 use crate::plan::compare::{CompareBy, Verdict};
-use crate::plan::guard::{Decision, guard};
 use crate::plan::{Action, Found, Pair, Plan, Rules, Side, Step, Why, next_side};
 use crate::route::{Route, Transfer};
 use crate::scan::{Ends, Order, Scan, Seen, Splits, Spool};
@@ -28,6 +29,7 @@ use keeper::Keeper;
 use ledger::{Ledger, is_unread};
 use memory::Memory;
 use std::sync::Arc;
+use std::time::Duration;
 use work::{Done, Running, Work};
 
 /// Runs `job` to its end, or until it is stopped.
@@ -55,7 +57,10 @@ async fn run_kept(
     let route = Route::open(job)?;
     let mut context = Context::new(control.observer, job.memory_bytes);
     context.stop = control.stop.clone();
-    context.twins = keeper.catalog.clone().filter(|_| job.compare != CompareBy::Anew);
+    context.trusts_signatures = job.compare != CompareBy::Anew;
+    context.twins = keeper.catalog.clone().filter(|_| context.trusts_signatures);
+    context.unfinished.clone_from(&keeper.catalog);
+    context.senders = Arc::new(keeper.senders());
     run_to_end(job, &route, &context, keeper, &control.stop, errors).await
 }
 
@@ -106,6 +111,9 @@ async fn run_to_end(
 const STEPS_AHEAD: usize = 4096;
 /// Items merged before other work gets its turn.
 const MERGE_ITEMS: usize = 512;
+
+/// How long a run that is to stop finishes what is under way.
+const GRACE: Duration = Duration::from_secs(4);
 
 enum End {
     Whole,
@@ -184,7 +192,10 @@ impl<'a> Run<'a> {
     async fn drive_to_end(&mut self, stop: &Stop) -> Result<()> {
         let mut running = Running::new();
         let ended = self.transfer_all(stop, &mut running).await;
-        // Futures that are dropped leave no temporary file, and no upload behind.
+        if let Ok(End::Stopped) = ended {
+            self.wind_up(&mut running).await;
+        }
+        // Futures that are dropped leave behind only what the next run knows of.
         drop(running);
         self.context.abort_uploads().await;
         if let Ok(End::Whole) = ended {
@@ -200,6 +211,15 @@ impl<'a> Run<'a> {
         }
         self.route.sync()?;
         ended.map(drop)
+    }
+
+    /// The run is to stop: what is under way may end, if that does not take long.
+    async fn wind_up(&mut self, running: &mut Running<'a>) {
+        let ends = tokio::time::Instant::now() + GRACE;
+        while let Ok(Some(unit)) = tokio::time::timeout_at(ends, running.next()).await {
+            let done = self.work.ended(unit);
+            self.settle(done);
+        }
     }
 
     fn tell_troubles(&mut self) {
@@ -279,23 +299,6 @@ impl<'a> Run<'a> {
         };
         if let Some(entry) = entry {
             self.target_ends.count(entry.key.as_str());
-        }
-    }
-
-    /// Remembers where the next listings can be cut.
-    fn learn_ends(&mut self) {
-        let Some(catalog) = self.memory.catalog() else { return };
-        let summary = &self.ledger.summary;
-        let changed = summary.transferred + summary.copied + summary.deleted > 0;
-        let target = match changed {
-            true => std::mem::take(&mut self.target_ends),
-            false => self.splits.1.learned(),
-        };
-        let source = self.splits.0.learned();
-        for (side, ends) in [(catalog::Side::Source, source), (catalog::Side::Target, target)] {
-            if let Err(error) = catalog.set_ends(side, &ends.into_vec()) {
-                self.memory.troubles.push(error);
-            }
         }
     }
 
@@ -382,7 +385,8 @@ impl<'a> Run<'a> {
         let action = match verdict {
             Verdict::Same(by) => {
                 if let Some(record) = pair.record.as_ref().filter(|_| !by_bytes) {
-                    self.memory.note(Change::Put(record.clone(), None));
+                    let parts = hash.as_ref().and_then(|hash| hash.parts_of(record.size));
+                    self.memory.note(Change::Put(record.clone(), parts));
                 }
                 self.plan.keep(pair, by)
             }
@@ -407,75 +411,6 @@ impl<'a> Run<'a> {
             self.ledger.ended(&outcome);
         }
     }
-
-    /// All is transferred: the deletes, if the guard agrees, and the last names made durable.
-    async fn finish(&mut self, stop: &Stop) -> Result<()> {
-        if self.seen.all_excluded() {
-            let cause = "the patterns exclude every entry of the source";
-            return Err(Error::new(ErrorKind::Usage, "nothing to do", cause));
-        }
-        if self.ledger.evidence.source_entries == 0 {
-            let place = self.job.source.name("");
-            self.ledger
-                .tell(&Event::Notice(&format!("the source is empty: nothing is in {place}")));
-        }
-        self.ledger.evidence.failed += self.ledger.summary.failed;
-        match guard(self.ledger.evidence, self.job.allowed) {
-            Err(error) => self.ledger.summary.guard = Some(error.to_string()),
-            Ok(Decision::Skip) => self.ledger.summary.undeleted = self.ledger.evidence.deletes,
-            Ok(Decision::Delete) if self.job.effect != Effect::Apply => {
-                self.ledger.summary.to_delete = self.ledger.evidence.deletes;
-            }
-            Ok(Decision::Delete) => self.delete_all(stop).await?,
-        }
-        if self.ledger.summary.interrupted {
-            return Ok(());
-        }
-        self.learn_ends();
-        self.route.sync()
-    }
-
-    /// Deletes what is to go, then the directories that are empty now.
-    async fn delete_all(&mut self, stop: &Stop) -> Result<()> {
-        let mut last: Option<Key> = None;
-        loop {
-            let batch = match self.route.deletes_backwards() {
-                true => self.deletes.batch_before(last.as_ref())?,
-                false => self.deletes.batch_after(last.as_ref())?,
-            };
-            let Some(end) = batch.last() else {
-                return self.prune_all().await;
-            };
-            if stop.is_requested() {
-                self.ledger.summary.interrupted = true;
-                return Ok(());
-            }
-            last = Some(end.key.clone());
-            let outcomes = self.route.delete(batch).await;
-            self.account(outcomes.into_iter().map(forgotten).collect());
-        }
-    }
-
-    /// Nobody planned these by name: only what fails is told.
-    async fn prune_all(&mut self) -> Result<()> {
-        let mut last: Option<Key> = None;
-        loop {
-            let batch = self.prunes.batch_before(last.as_ref())?;
-            let Some(end) = batch.last() else {
-                return Ok(());
-            };
-            last = Some(end.key.clone());
-            let failed = |outcome: &Outcome| outcome.result.is_err();
-            let outcomes = self.route.delete(batch).await;
-            self.account(outcomes.into_iter().filter(failed).map(Ended::from).collect());
-        }
-    }
-}
-
-/// What is deleted needs no memory.
-fn forgotten(outcome: Outcome) -> Ended {
-    let change = Some(Change::Forget(outcome.key.clone()));
-    Ended { outcome, change }
 }
 
 fn splits(catalog: Option<&Arc<Catalog>>, side: catalog::Side) -> Splits {

@@ -155,15 +155,30 @@ impl Tree {
     /// # Errors
     /// `Refused` or `Write`.
     pub fn stage(self: &Arc<Self>, key: &Key) -> Result<Staged> {
+        let staged = self.stage_again(key)?;
+        if let Some(file) = &staged.file {
+            file.set_len(0).map_err(|e| self.failed(key, e))?;
+        }
+        Ok(staged)
+    }
+
+    /// As [`Tree::stage`], with what a run before has left in it.
+    ///
+    /// # Errors
+    /// `Refused` or `Write`.
+    pub fn stage_again(self: &Arc<Self>, key: &Key) -> Result<Staged> {
         let (parent, name) = self.parent(key, Missing::Make)?;
         self.check_free(key, &parent, name)?;
         let temporary = temporary_name(name);
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mode = Mode::from_raw_mode(0o600);
+        let mut tried = false;
         let file = loop {
             match rustix::fs::openat(&*parent, temporary.as_str(), flags, mode) {
-                // A killed run left it read-only, or a link.
+                // A killed run has given it its mode already.
+                Err(Errno::ACCESS) if !tried && make_writable(&parent, &temporary) => tried = true,
+                // Or left something else there.
                 Err(error @ (Errno::ACCESS | Errno::LOOP)) => {
                     self.clear_stale(key, &parent, &temporary, error)?;
                 }
@@ -177,9 +192,7 @@ impl Tree {
                 }
             }
         };
-        rustix::fs::ftruncate(&file, 0).map_err(|e| self.write_error(key, e))?;
-        let slot =
-            Slot { tree: Arc::clone(self), key: key.clone(), parent, temporary, landed: false };
+        let slot = Slot::new(self, key, parent, temporary);
         Ok(Staged { slot, file: Some(file.into()), turn: Mutex::default() })
     }
 
@@ -217,20 +230,40 @@ impl Tree {
         }
         rustix::fs::symlinkat(text, &*parent, temporary.as_str())
             .map_err(|e| self.write_error(key, e))?;
-        let slot =
-            Slot { tree: Arc::clone(self), key: key.clone(), parent, temporary, landed: false };
+        let slot = Slot::new(self, key, parent, temporary);
         Ok(Staged { slot, file: None, turn: Mutex::default() })
     }
 
     /// Opens the file `key` for reading, if it still looks as it was `remembered`.
     #[must_use]
     pub fn open_unchanged(&self, key: &Key, remembered: &Signature) -> Option<File> {
+        let file = self.open_file(key)?;
+        let stat = rustix::fs::fstat(&file).ok()?;
+        signature_of(&stat).0.is_still(remembered).then_some(file)
+    }
+
+    /// Opens the regular file `key` for reading, if there is one.
+    #[must_use]
+    pub fn open_file(&self, key: &Key) -> Option<File> {
         let (parent, name) = self.existing_parent(key).ok()??;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = rustix::fs::openat(&*parent, name, flags, Mode::empty()).ok()?;
         let stat = rustix::fs::fstat(&file).ok()?;
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        (is_file && signature_of(&stat).0.is_still(remembered)).then(|| file.into())
+        is_file.then(|| file.into())
+    }
+
+    /// Removes the temporary file beside `key` that a run before has left. None is fine.
+    ///
+    /// # Errors
+    /// `Write`, also where a run is writing it.
+    pub fn clear(self: &Arc<Self>, key: &Key) -> Result<()> {
+        let Some((parent, name)) = self.existing_parent(key)? else { return Ok(()) };
+        let temporary = temporary_name(name);
+        match rustix::fs::statat(&*parent, temporary.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(()),
+            _ => self.clear_stale(key, &parent, &temporary, Errno::PERM),
+        }
     }
 
     /// A directory or a device of that name would not be replaced by the rename, or should not.
@@ -311,6 +344,13 @@ impl Tree {
         }
         is_same
     }
+}
+
+/// Lets the owner write a file again that could be read.
+fn make_writable(parent: &OwnedFd, name: &str) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::openat(parent, name, flags, Mode::empty());
+    file.is_ok_and(|file| rustix::fs::fchmod(&file, Mode::from_raw_mode(0o600)).is_ok())
 }
 
 fn is_same_file(file: &OwnedFd, parent: &OwnedFd, name: &str) -> bool {

@@ -4,7 +4,7 @@ use super::door::{Door, Request, body_error_kind, encode_into};
 use super::xml;
 use super::{
     Bucket, Checksum, Content, KEPT_HEADERS, Metadata, ObjectInfo, ObjectRef, Page, PageRequest,
-    PartOrigin, PartRef, PartTag, Payload, Signing,
+    PartInfo, PartOrigin, PartRef, PartTag, Payload, Signing, UploadPage,
 };
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::fingerprint::ETag;
@@ -69,7 +69,7 @@ impl S3Bucket {
     }
 
     /// The object's URL. A key with a `.` or `..` segment has none: every URL library folds it.
-    fn object_url(&self, key: &str) -> Result<String> {
+    pub(super) fn object_url(&self, key: &str) -> Result<String> {
         if key.split('/').any(|segment| matches!(segment, "." | "..")) {
             let cause = "a key with a `.` or `..` segment can't be addressed by a URL";
             return Err(Error::new(
@@ -85,15 +85,15 @@ impl S3Bucket {
         Ok(url)
     }
 
-    fn shown(&self, key: &str) -> String {
+    pub(super) fn shown(&self, key: &str) -> String {
         format!("s3://{}/{}", self.name, printable(key))
     }
 
-    fn door(&self) -> &Door {
+    pub(super) fn door(&self) -> &Door {
         &self.shared.door
     }
 
-    fn protocol(&self, key: &str, cause: impl std::fmt::Display) -> Error {
+    pub(super) fn protocol(&self, key: &str, cause: impl std::fmt::Display) -> Error {
         Error::new(ErrorKind::Protocol, format!("odd answer about {}", self.shown(key)), cause)
     }
 
@@ -180,13 +180,18 @@ impl S3Bucket {
     /// A request that carries content: the signed SHA-256 is checked by Ceph and AWS, the same as a
     /// checksum header by servers that ignore the signed one (SeaweedFS), Content-MD5 by all of
     /// them where nothing is signed.
-    fn carrying<'a>(&self, mut request: Request<'a>, payload: Payload) -> Result<Request<'a>> {
-        if let Some(sha256) = payload.sha256 {
+    pub(super) fn carrying<'a>(
+        &self,
+        mut request: Request<'a>,
+        payload: Payload,
+    ) -> Result<Request<'a>> {
+        if let Some(sha256) = payload.sha256.filter(|_| payload.md5.is_none()) {
             request = request.header("x-amz-checksum-sha256", &BASE64.encode(sha256))?;
         }
-        if self.door().is_anonymous() {
-            let md5 = BASE64.encode(crate::fingerprint::md5(&payload.bytes));
-            request = request.header("content-md5", &md5)?;
+        let anonymous =
+            || self.door().is_anonymous().then(|| crate::fingerprint::md5(&payload.bytes));
+        if let Some(md5) = payload.md5.or_else(anonymous) {
+            request = request.header("content-md5", &BASE64.encode(md5))?;
         }
         Ok(request.payload(payload))
     }
@@ -199,81 +204,6 @@ impl S3Bucket {
         let response = self.door().send(&request).await?;
         let etag = response.headers().get("etag").and_then(|value| value.to_str().ok());
         etag.map(ETag::parse).ok_or_else(|| self.protocol(key, "the server gave no ETag"))
-    }
-
-    async fn create(
-        &self,
-        key: &str,
-        metadata: &Metadata,
-        parts: PartOrigin<'_>,
-    ) -> Result<String> {
-        let shown = self.shown(key);
-        let mut request =
-            Request::new(Method::POST, self.object_url(key)?, &shown).query("uploads", "");
-        match parts {
-            PartOrigin::Sent if self.signing() == Signing::Payload => {
-                request = request.header("x-amz-checksum-algorithm", "SHA256")?;
-            }
-            PartOrigin::Sent => {}
-            // AWS would want the checksum of each part at the end, and gives none of a copied one.
-            PartOrigin::Copied(info) => {
-                for (name, value) in &info.headers {
-                    request = request.header(name, value)?;
-                }
-            }
-        }
-        metadata.add_to(&mut request.headers);
-        let answer = self.door().ask(&request).await?;
-        let id = xml::find(&answer, "UploadId").filter(|id| !id.is_empty());
-        id.ok_or_else(|| self.protocol(key, "the server gave no upload id"))
-    }
-
-    fn part_request<'a>(&self, part: PartRef<'a>, shown: &'a str) -> Result<Request<'a>> {
-        Ok(Request::new(Method::PUT, self.object_url(part.key)?, shown)
-            .query("partNumber", part.number.to_string())
-            .query("uploadId", part.upload))
-    }
-
-    async fn send_part(&self, part: PartRef<'_>, payload: Payload) -> Result<PartTag> {
-        let shown = self.shown(part.key);
-        let sha256 = payload.sha256;
-        let request = self.carrying(self.part_request(part, &shown)?, payload)?;
-        let response = self.door().send(&request).await?;
-        let etag = response.headers().get("etag").and_then(|value| value.to_str().ok());
-        let etag = etag.ok_or_else(|| self.protocol(part.key, "a part got no ETag"))?.to_owned();
-        Ok(PartTag { number: part.number, etag, sha256 })
-    }
-
-    async fn copied_part(
-        &self,
-        part: PartRef<'_>,
-        source: &ObjectRef,
-        range: Range<u64>,
-    ) -> Result<PartTag> {
-        let shown = self.shown(part.key);
-        let range = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
-        let request = from_source(self.part_request(part, &shown)?, source)?
-            .header("x-amz-copy-source-range", &range)?;
-        let answer = self.door().ask(&request).await?;
-        let etag = xml::find(&answer, "ETag");
-        let etag = etag.ok_or_else(|| self.protocol(part.key, "a copied part got no ETag"))?;
-        Ok(PartTag { number: part.number, etag, sha256: None })
-    }
-
-    async fn complete(&self, key: &str, upload: &str, parts: &[PartTag]) -> Result<()> {
-        let shown = self.shown(key);
-        let body = xml::complete_request(parts);
-        let request = Request::new(Method::POST, self.object_url(key)?, &shown)
-            .query("uploadId", upload)
-            .payload(Payload::new(body.into()));
-        self.door().ask(&request).await.map(drop)
-    }
-
-    async fn abort(&self, key: &str, upload: &str) -> Result<()> {
-        let shown = self.shown(key);
-        let request =
-            Request::new(Method::DELETE, self.object_url(key)?, &shown).query("uploadId", upload);
-        gone_is_fine(self.door().send(&request).await.map(drop))
     }
 
     async fn copy_object(
@@ -364,14 +294,14 @@ fn whole_checksum<'a>(
     is_whole.then(|| sha256().or_else(crc64)).flatten()
 }
 
-fn gone_is_fine(outcome: Result<()>) -> Result<()> {
+pub(super) fn gone_is_fine(outcome: Result<()>) -> Result<()> {
     match outcome {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
 
-fn from_source<'a>(request: Request<'a>, source: &ObjectRef) -> Result<Request<'a>> {
+pub(super) fn from_source<'a>(request: Request<'a>, source: &ObjectRef) -> Result<Request<'a>> {
     let mut path = format!("/{}/", source.bucket);
     encode_into(&mut path, &source.key, true);
     request
@@ -450,6 +380,22 @@ impl Bucket for S3Bucket {
         range: Range<u64>,
     ) -> BoxFuture<'a, Result<PartTag>> {
         self.copied_part(part, source, range).boxed()
+    }
+
+    fn list_parts<'a>(
+        &'a self,
+        key: &'a str,
+        upload: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<PartInfo>>> {
+        self.parts_of(key, upload).boxed()
+    }
+
+    fn list_uploads<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a (String, String)>,
+    ) -> BoxFuture<'a, Result<UploadPage>> {
+        self.uploads_below(prefix, after).boxed()
     }
 
     fn complete_upload<'a>(

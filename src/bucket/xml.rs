@@ -2,9 +2,12 @@
 //!
 //! Pure: bytes in, values out. Format: the Amazon S3 API reference.
 
-use super::{Listed, Page, PartTag};
+mod multipart;
+
+pub(super) use multipart::{complete_request, parse_parts, parse_uploads};
+
+use super::{Listed, Page};
 use crate::fingerprint::ETag;
-use base64::Engine;
 use quick_xml::Reader;
 use quick_xml::events::Event;
 use std::fmt::Write;
@@ -320,22 +323,6 @@ pub(super) fn delete_request(keys: &[&str]) -> String {
         xml.push_str("</Key></Object>");
     }
     xml + "</Delete>"
-}
-
-/// The body of CompleteMultipartUpload.
-pub(super) fn complete_request(parts: &[PartTag]) -> String {
-    let mut xml = String::from("<CompleteMultipartUpload>");
-    for part in parts {
-        let _ = write!(xml, "<Part><PartNumber>{}</PartNumber><ETag>", part.number);
-        escape_into(&mut xml, &part.etag);
-        xml.push_str("</ETag>");
-        if let Some(sha256) = part.sha256 {
-            let text = base64::engine::general_purpose::STANDARD.encode(sha256);
-            let _ = write!(xml, "<ChecksumSHA256>{text}</ChecksumSHA256>");
-        }
-        xml.push_str("</Part>");
-    }
-    xml + "</CompleteMultipartUpload>"
 }
 
 #[cfg(test)]

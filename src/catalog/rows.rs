@@ -1,10 +1,12 @@
 //! Records as rows of the catalog's tables, and back.
 
+use super::unfinished::forget_download;
 use super::{Parts, Record, Side, Stamp};
 use crate::entry::{Signature, Timestamp};
 use crate::fingerprint::{Blake3, ETag};
 use crate::key::Key;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OpenFlags, Row, params};
+use std::path::Path;
 
 pub(super) fn put(
     connection: &Connection,
@@ -44,8 +46,15 @@ pub(super) fn put(
     let (Some(parts), Some(blake3)) = (parts, record.blake3) else {
         return Ok(());
     };
+    // What has parts may have been fetched in ranges: that is over.
+    forget_download(connection, &record.key)?;
     let mut insert =
-        connection.prepare_cached("INSERT OR REPLACE INTO parts VALUES (?1, ?2, ?3, ?4, ?5)")?;
+        // Who only compares does not know the MD5s, which are known already then.
+        connection.prepare_cached(
+            "INSERT INTO parts VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (key) DO UPDATE
+             SET blake3 = ?2, part_bytes = ?3, hashes = ?4, md5s = ?5
+             WHERE blake3 <> ?2 OR length(?5) > 0",
+        )?;
     let (hashes, md5s) = (parts.hashes.concat(), parts.md5s.concat());
     insert.execute(params![
         key,
@@ -107,4 +116,34 @@ fn read_file(row: &Row<'_>, size: u64) -> rusqlite::Result<Option<Stamp>> {
 /// Cuts bytes into pieces of one size; what is left over is not a piece.
 pub(super) fn pieces<const N: usize>(bytes: &[u8]) -> Vec<[u8; N]> {
     bytes.as_chunks().0.to_vec()
+}
+
+/// The parts of an object, from the catalog at `path` of a pair that sends to where it is. Nothing is
+/// locked or written; what is not there or can't be read is not known. A catalog in use may give what is
+/// not so: only a hash of the whole proves what is made of it.
+pub(crate) fn glance(path: &Path, key: &Key, etag: &ETag) -> Option<Parts> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let escaped: String = path.to_str()?.chars().map(escape).collect();
+    let connection =
+        Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags).ok()?;
+    let select = "SELECT part_bytes, hashes, md5s FROM entry JOIN parts USING (key, blake3)
+                  WHERE key = ?1 AND target_etag = ?2";
+    let row = params![key.as_str().as_bytes(), etag.to_string()];
+    connection.query_row(select, row, read_parts).ok()
+}
+
+fn escape(c: char) -> String {
+    match c {
+        '%' | '?' | '#' => format!("%{:02X}", u32::from(c)),
+        c => c.to_string(),
+    }
+}
+
+/// A row of `part_bytes, hashes, md5s`.
+pub(super) fn read_parts(row: &Row<'_>) -> rusqlite::Result<Parts> {
+    Ok(Parts {
+        part_bytes: row.get::<_, i64>(0)?.cast_unsigned(),
+        hashes: pieces(&row.get::<_, Vec<u8>>(1)?),
+        md5s: pieces(&row.get::<_, Vec<u8>>(2)?),
+    })
 }

@@ -22,11 +22,12 @@ pub(super) fn fetched(
     info: &ObjectInfo,
     (blake3, finding): (Blake3, Finding),
     parts: Option<Parts>,
+    bytes: u64,
 ) -> Result<Fetched> {
     staged.set_attributes(info.metadata.mode(), info.metadata.mtime())?;
     let staged = Arc::into_inner(staged).expect("all ranges have ended");
     let deed = Deed::Download;
-    Ok(Fetched { staged: Some(staged), deed, blake3: Some(blake3), parts, finding })
+    Ok(Fetched { staged: Some(staged), deed, bytes, blake3: Some(blake3), parts, finding })
 }
 
 /// What hashes the bytes of a range on their way to the disk.

@@ -1,7 +1,7 @@
 //! Copies within one endpoint: the bytes never come here.
 
 use super::parts::{PARTS_IN_FLIGHT, finish, ranges};
-use super::{Attempts, Context};
+use super::{Attempts, Context, go_on};
 use crate::bucket::{
     Bucket, Metadata, ObjectInfo, ObjectRef, PartOrigin, PartRef, PartTag, Payload,
 };
@@ -77,7 +77,7 @@ pub(crate) async fn copy_twin(
     update_metadata(context, bucket, key, &after.etag, of_file).await
 }
 
-fn moved_on(from: &Arc<dyn Bucket>, source: &ObjectRef) -> Error {
+pub(super) fn moved_on(from: &Arc<dyn Bucket>, source: &ObjectRef) -> Error {
     let what = format!("cannot copy {}/{}", from.url(), crate::key::printable(&source.key));
     Error::new(ErrorKind::Precondition, what, "it is no longer the object that was listed")
 }
@@ -152,26 +152,28 @@ async fn copy_parts(
     let mut metadata = info.metadata.clone();
     metadata.0.insert("part-size".into(), part.to_string());
     let id = bucket.create_upload(key, &metadata, PartOrigin::Copied(info)).await?;
-    context.upload_opened(bucket, key, &id);
+    context.endless_upload(bucket, key, &id).await;
     let numbered = (1u32..).zip(ranges(info.size, part));
     let copied: Result<Vec<PartTag>> = stream::iter(numbered)
         .map(|(number, range)| {
-            bucket.copy_part(PartRef { key, upload: &id, number }, source, range)
+            let part = PartRef { key, upload: &id, number };
+            async move {
+                go_on(&context.stop)?;
+                bucket.copy_part(part, source, range).await
+            }
         })
         .buffered(PARTS_IN_FLIGHT)
         .try_collect()
         .await;
     let finished = match (copied, from.head(&source.key).await) {
         (Ok(_), Ok(now)) if now.etag != source.etag => Err(moved_on(from, source)),
-        (Ok(parts), Ok(_)) => {
-            finish(bucket, key, &id, &parts, (info.size, PartOrigin::Copied(info))).await
-        }
+        (Ok(parts), Ok(_)) => finish(bucket, key, &id, &parts, (info.size, true)).await,
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
-    if finished.is_err() {
-        let _ = bucket.abort_upload(key, &id).await;
+    match &finished {
+        Ok(_) => context.upload_closed(&id).await,
+        Err(_) => context.give_up(bucket, key, &id).await,
     }
-    context.upload_closed(&id);
     finished
 }
 

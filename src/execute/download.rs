@@ -1,25 +1,24 @@
 //! Downloads: fetched into a temporary file, verified, and landed in groups.
 //!
 //! Small objects are held in memory and written by one hop to a blocking thread; larger ones are
-//! hashed and written as they arrive, the largest as ranges in parallel. Nothing gets its name before its bytes are on the
-//! disk: a group of files is made durable by one `syncfs`, then renamed.
+//! hashed and written as they arrive, the largest in ranges ([`super::ranges`]). Nothing gets its name before its bytes
+//! are on the disk: a group of files is made durable by one `syncfs`, then renamed.
 
-use super::arrival::{Hasher, Writer, fetched, parts_of, read_back, verify_parts};
+use super::arrival::{Hasher, Writer, fetched, read_back};
 use super::budget::Held;
 use super::landing::{Fetched, Landing, copy_local, write_whole};
-use super::parts::{PARTS_IN_FLIGHT, ranges};
 use super::proof::{Finding, Proof, ProofHasher};
-use super::{Attempts, Context, SMALL_BYTES, blocking};
+use super::ranges::in_ranges;
+use super::{Attempts, Context, SMALL_BYTES, blocking, go_on};
 use crate::bucket::{Bucket, ObjectInfo};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Event, Outcome};
 use crate::fingerprint::{ETag, MIB};
-use crate::hash::PartHasher;
 use crate::key::Key;
 use crate::tree::{Staged, Tree};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -173,7 +172,8 @@ fn stage_small(tree: &Arc<Tree>, key: &Key, (what, info, frames): Arrived) -> Re
         },
     )?;
     let staged = Some(write_whole(tree, key, &info.metadata, &frames)?);
-    Ok(Fetched { staged, deed: Deed::Download, blake3: Some(blake3), parts: None, finding })
+    let (deed, bytes) = (Deed::Download, info.size);
+    Ok(Fetched { staged, deed, bytes, blake3: Some(blake3), parts: None, finding })
 }
 
 /// Fetches one object up to the point where it can land.
@@ -202,24 +202,32 @@ fn failed(key: Key, error: Error) -> Outcome {
     Outcome { key, deed: Deed::Download, result: Err(error), unverified: false }
 }
 
-struct Fetch<'a> {
-    context: &'a Context<'a>,
-    bucket: &'a Arc<dyn Bucket>,
-    tree: &'a Arc<Tree>,
-    object_key: &'a str,
-    entry: &'a Entry,
+pub(super) struct Fetch<'a> {
+    pub context: &'a Context<'a>,
+    pub bucket: &'a Arc<dyn Bucket>,
+    pub tree: &'a Arc<Tree>,
+    pub object_key: &'a str,
+    pub entry: &'a Entry,
 }
 
 impl Fetch<'_> {
     /// What is ready to land.
     async fn once(&self) -> Result<Fetched> {
         let entry = self.entry;
+        go_on(&self.context.stop)?;
         self.context.observer.event(&Event::Started { key: &entry.key, bytes: entry.size });
         if entry.is_directory() {
             let (tree, key) = (Arc::clone(self.tree), entry.key.clone());
             blocking(move || tree.make_directory(&key)).await?;
             let (deed, finding) = (Deed::Download, Finding::Proven);
-            return Ok(Fetched { staged: None, deed, blake3: None, parts: None, finding });
+            return Ok(Fetched {
+                staged: None,
+                deed,
+                bytes: 0,
+                blake3: None,
+                parts: None,
+                finding,
+            });
         }
         if let Some(copied) = self.copy_twin().await {
             return Ok(copied);
@@ -229,7 +237,7 @@ impl Fetch<'_> {
         } else if entry.size <= RANGE_BYTES {
             self.in_sequence().await
         } else {
-            self.ranges().await
+            in_ranges(self).await
         }
     }
 
@@ -270,17 +278,17 @@ impl Fetch<'_> {
         .await
     }
 
-    fn what(&self) -> String {
+    pub(super) fn what(&self) -> String {
         format!("cannot fetch {}/{}", self.bucket.url(), crate::key::printable(self.object_key))
     }
 
-    fn etag(&self) -> Result<&ETag> {
+    pub(super) fn etag(&self) -> Result<&ETag> {
         self.entry
             .etag()
             .ok_or_else(|| Error::new(ErrorKind::Usage, self.what(), "it is a file, not an object"))
     }
 
-    fn moved(&self, bytes: u64) {
+    pub(super) fn moved(&self, bytes: u64) {
         self.context.observer.event(&Event::Moved { key: &self.entry.key, bytes });
     }
 
@@ -323,11 +331,16 @@ impl Fetch<'_> {
     }
 
     fn check_size(&self, info: &ObjectInfo) -> Result<()> {
-        if info.size == self.entry.size {
-            return Ok(());
-        }
+        if info.size == self.entry.size { Ok(()) } else { Err(self.moved_on()) }
+    }
+
+    pub(super) fn check_etag(&self, info: &ObjectInfo) -> Result<()> {
+        if info.etag == *self.etag()? { self.check_size(info) } else { Err(self.moved_on()) }
+    }
+
+    fn moved_on(&self) -> Error {
         let cause = "it is no longer the object that was listed";
-        Err(Error::new(ErrorKind::Precondition, self.what(), cause))
+        Error::new(ErrorKind::Precondition, self.what(), cause)
     }
 
     fn wrong_length(&self) -> Error {
@@ -361,13 +374,13 @@ impl Fetch<'_> {
             let (blake3, finding) = Proof::of(&info).conclude(hasher);
             let again = |hasher: &mut ProofHasher| read_back(&staged, &stop, hasher);
             let finding = agree(|| what, &info, finding, again)?;
-            fetched(staged, &info, (blake3, finding), None)
+            fetched(staged, &info, (blake3, finding), None, info.size)
         })
         .await
     }
 
     /// What is said of a range may leave out a checksum of the whole.
-    async fn with_proof(&self, info: ObjectInfo) -> ObjectInfo {
+    pub(super) async fn with_proof(&self, info: ObjectInfo) -> ObjectInfo {
         if !matches!(Proof::of(&info), Proof::Nothing) {
             return info;
         }
@@ -377,39 +390,13 @@ impl Fetch<'_> {
         }
     }
 
-    async fn ranges(&self) -> Result<Fetched> {
-        let (staged, info) = (self.stage().await?, OnceLock::new());
-        let hasher = |range: &Range<u64>| {
-            let start = range.start;
-            move |_: &ObjectInfo| PartHasher::new(start)
-        };
-        let hashers: Vec<PartHasher> = stream::iter(ranges(self.entry.size, RANGE_BYTES))
-            .map(async |range| {
-                let _memory = self.room().await;
-                self.range(range.clone(), &staged, &info, hasher(&range)).await
-            })
-            .buffered(PARTS_IN_FLIGHT)
-            .try_collect()
-            .await?;
-        let values: Vec<_> = hashers.iter().map(PartHasher::chaining_value).collect();
-        let info = info.into_inner().ok_or_else(|| self.wrong_length())?;
-        let info = self.with_proof(info).await;
-        let what = self.what();
-        let (stop, _turn) = (self.context.stop.clone(), self.context.hashing().await);
-        blocking(move || {
-            let verified = verify_parts(what, &info, &values, (&staged, &stop))?;
-            fetched(staged, &info, verified, Some(parts_of(&info, values)))
-        })
-        .await
-    }
-
     /// Room for what is gathered of one body, for a frame more, and for what these keep alive.
-    async fn room(&self) -> Held {
+    pub(super) async fn room(&self) -> Held {
         self.context.budget.take(2 * GATHER_BYTES as u64 + MIB).await
     }
 
     /// One range, hashed and written as it arrives, resumed where its body breaks.
-    async fn range<H: Hasher>(
+    pub(super) async fn range<H: Hasher>(
         &self,
         range: Range<u64>,
         staged: &Arc<Staged>,

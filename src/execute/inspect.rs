@@ -2,15 +2,15 @@
 //! bytes are held against each other.
 
 use super::download::GATHER_BYTES;
+use super::large::{hash_file, open};
 use super::proof::{Finding, Proof};
 use super::resolve::Content;
-use super::upload::{hash_file, open};
 use super::{Context, blocking, may_resume};
 use crate::bucket::{Bucket, ObjectInfo};
 use crate::catalog::Record;
 use crate::entry::{Entry, EntryKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fingerprint::{Blake3, ETag};
+use crate::fingerprint::{Blake3, ETag, part_bytes};
 use crate::hash::read_link;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -60,7 +60,7 @@ async fn hash_local(context: &Context<'_>, path: &Path, entry: &Entry) -> Result
     }
     let signature = entry.signature().expect("a local entry has a signature");
     let source = open(path, signature).await?;
-    hash_file(context, &source, entry).await.map(|hash| hash.blake3)
+    hash_file(context, &source, entry, part_bytes(entry.size)).await.map(|hash| hash.blake3)
 }
 
 async fn inspect_object(

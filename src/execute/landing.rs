@@ -27,6 +27,8 @@ pub(super) struct Fetched {
     pub(super) staged: Option<Staged>,
     /// Fetched, or copied from another file here.
     pub(super) deed: Deed,
+    /// How many were fetched.
+    pub(super) bytes: u64,
     pub(super) blake3: Option<Blake3>,
     pub(super) parts: Option<Parts>,
     pub(super) finding: Finding,
@@ -58,7 +60,8 @@ pub(super) fn copy_local(
     }
     staged.set_attributes(info.metadata.mode(), info.metadata.mtime())?;
     let (deed, finding, parts) = (Deed::Copy, Finding::Proven, None);
-    Ok(Some(Fetched { staged: Some(staged), deed, blake3: Some(expected), parts, finding }))
+    let staged = Some(staged);
+    Ok(Some(Fetched { staged, deed, bytes: 0, blake3: Some(expected), parts, finding }))
 }
 
 /// Stages a whole content, or the link that it is the text of, with its attributes.
@@ -91,7 +94,7 @@ pub(crate) async fn commit(tree: Arc<Tree>, group: Vec<Landing>) -> Vec<Ended> {
 
 fn land(landing: Landing, synced: Result<&(), &Error>) -> Ended {
     let Landing { fetched, entry } = landing;
-    let Fetched { staged, deed, blake3, parts, finding } = fetched;
+    let Fetched { staged, deed, bytes, blake3, parts, finding } = fetched;
     let landed = match (synced, staged) {
         (Err(error), _) => {
             let what = format!("cannot write {}", entry.key);
@@ -101,7 +104,7 @@ fn land(landing: Landing, synced: Result<&(), &Error>) -> Ended {
         (Ok(()), Some(staged)) => staged.land(),
     };
     let (result, looks) = match landed {
-        Ok(looks) => (Ok(entry.size), looks),
+        Ok(looks) => (Ok(bytes), looks),
         Err(error) => (Err(error), None),
     };
     let change = looks.map(|(signature, mode)| {

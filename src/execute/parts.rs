@@ -1,6 +1,6 @@
 //! What uploads and copies in parts share: their ranges, and the proof that the object is whole.
 
-use crate::bucket::{Bucket, ObjectInfo, PartOrigin, PartTag};
+use crate::bucket::{Bucket, ObjectInfo, PartTag};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::{ETag, Md5Bytes};
 use std::sync::Arc;
@@ -14,20 +14,21 @@ pub(super) fn ranges(size: u64, part: u64) -> impl Iterator<Item = std::ops::Ran
 }
 
 /// Completes an upload, and believes it only when the object says so itself: the answer to
-/// Complete carries no ETag on Ceph 16, and a 404 may only mean that it was repeated.
+/// Complete carries no ETag on Ceph 16, and a 404 may only mean that it was repeated. Some of the parts
+/// may be `copied`.
 pub(super) async fn finish(
     bucket: &Arc<dyn Bucket>,
     key: &str,
     id: &str,
     parts: &[PartTag],
-    (size, origin): (u64, PartOrigin<'_>),
+    (size, copied): (u64, bool),
 ) -> Result<ObjectInfo> {
     let completed = match bucket.complete_upload(key, id, parts).await {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         completed => completed.is_ok(),
     };
     let info = bucket.head(key).await?;
-    if info.size == size && is_made_of(&info, parts, origin, completed) {
+    if info.size == size && is_made_of(&info, parts, copied, completed) {
         return Ok(info);
     }
     let what = format!("cannot upload {}/{}", bucket.url(), crate::key::printable(key));
@@ -38,12 +39,7 @@ pub(super) async fn finish(
 /// True where the object's ETag is that of its parts. With some encryptions no ETag is a hash, and
 /// SeaweedFS has a formula of its own for copied parts, other servers have none: then the server's word must do, but what a
 /// 404 is to excuse must be proven.
-fn is_made_of(
-    info: &ObjectInfo,
-    parts: &[PartTag],
-    origin: PartOrigin<'_>,
-    completed: bool,
-) -> bool {
+fn is_made_of(info: &ObjectInfo, parts: &[PartTag], copied: bool, completed: bool) -> bool {
     let md5s = parts.iter().map(|part| md5_of(&part.etag)).collect::<Option<Vec<Md5Bytes>>>();
     let Some(md5s) = md5s else {
         return completed;
@@ -51,7 +47,6 @@ fn is_made_of(
     if info.etag == ETag::of_parts(&md5s) {
         return true;
     }
-    let copied = matches!(origin, PartOrigin::Copied(_));
     let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
     let may_differ = match info.etag {
         ETag::Multipart(_, parts) => !info.etag_is_hash || (copied && parts == count),

@@ -5,14 +5,14 @@
 //! BLAKE3 costs less than the MD5 of more than 16 MiB.
 
 use super::inspect::{inspect, remembered};
+use super::large::{hash_file, open};
 use super::proof::{Finding, Proof};
-use super::upload::{hash_file, open};
 use super::{Context, SMALL_BYTES, blocking};
 use crate::bucket::{Bucket, Metadata, ObjectInfo};
 use crate::catalog::{Record, Stamp};
 use crate::entry::{Entry, EntryKind, Origin, Signature};
 use crate::error::{ErrorKind, Result};
-use crate::fingerprint::{Blake3, ETag};
+use crate::fingerprint::{Blake3, ETag, part_bytes};
 use crate::hash::{FileHash, Source, read_link, settle};
 use crate::plan::compare::{CompareBy, Verdict, compare_blake3, is_same_type};
 use crate::plan::{Pair, SameBy, Why};
@@ -314,7 +314,7 @@ impl Local<'_> {
             return self.read(context, Proof::Nothing).await.map(|read| read.hash);
         }
         let source = open(self.path, signature(self.entry)).await?;
-        hash_file(context, &source, self.entry).await
+        hash_file(context, &source, self.entry, part_bytes(self.entry.size)).await
     }
 
     /// Reads the whole file in one thread.

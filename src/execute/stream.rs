@@ -30,20 +30,19 @@ pub(crate) async fn upload_stream(
         return Ok(bytes);
     }
     let id = bucket.create_upload(object_key, &Metadata::default(), PartOrigin::Sent).await?;
-    context.upload_opened(bucket, object_key, &id);
+    context.endless_upload(bucket, object_key, &id).await;
     let sent = stream_parts(bucket, object_key, &id, first, input).await;
     let finished = match sent {
         Ok((parts, blake3, size)) => {
-            finish(bucket, object_key, &id, &parts, (size, PartOrigin::Sent))
-                .await
-                .map(|_| (blake3, size))
+            finish(bucket, object_key, &id, &parts, (size, false)).await.map(|_| (blake3, size))
         }
         Err(error) => Err(error),
     };
-    if finished.is_err() {
-        let _ = bucket.abort_upload(object_key, &id).await;
+    match &finished {
+        Ok(_) => context.upload_closed(&id).await,
+        // The failure that counts is the one above.
+        Err(_) => context.give_up(bucket, object_key, &id).await,
     }
-    context.upload_closed(&id);
     let (blake3, size) = finished?;
     copy::describe(context, bucket, object_key, blake3).await?;
     Ok(size)

@@ -1,23 +1,21 @@
-//! Uploads: small files in batches, large ones in parts.
+//! Uploads: small files in batches; large ones go in parts ([`super::large`]).
 //!
 //! The hash is known before the first byte is sent, so that each object carries it from the start.
 
 use super::budget::Buffer;
 use super::copy;
-use super::parts::{PARTS_IN_FLIGHT, finish, md5_of, ranges};
+use super::large::send_large;
 use super::{Context, Ended, blocking};
-use crate::bucket::{Bucket, Metadata, ObjectRef, PartOrigin, PartRef, PartTag, Payload, Signing};
+use crate::bucket::{Bucket, Metadata, ObjectRef, Payload, Signing};
 use crate::catalog::{Catalog, Change, Parts, Record, Stamp};
 use crate::entry::{Entry, EntryKind, Origin, Signature};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Event, Outcome};
-use crate::fingerprint::{Blake3, ETag, MAX_OBJECT_BYTES, MULTIPART_THRESHOLD, part_bytes};
-use crate::hash::{FileHash, Source, merge_parts, read_link, settle};
+use crate::fingerprint::{Blake3, ETag, MULTIPART_THRESHOLD};
+use crate::hash::{FileHash, Source, read_link, settle};
 use crate::key::Key;
-use blake3::hazmat::ChainingValue;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// One file to send.
@@ -40,8 +38,8 @@ impl Upload {
     fn ended(self, stored: Result<Stored>) -> Ended {
         let Self { entry, .. } = self;
         let (deed, result, change) = match stored {
-            Ok(Stored { deed, record, parts }) => {
-                (deed, Ok(entry.size), record.map(|record| Change::Put(Box::new(record), parts)))
+            Ok(Stored { deed, bytes, record, parts }) => {
+                (deed, Ok(bytes), record.map(|record| Change::Put(Box::new(record), parts)))
             }
             Err(error) => (Deed::Upload, Err(error), None),
         };
@@ -50,15 +48,17 @@ impl Upload {
 }
 
 /// A file that is at the server now.
-struct Stored {
+pub(super) struct Stored {
     /// Sent, or copied by the server.
     deed: Deed,
-    record: Option<Record>,
-    parts: Option<Parts>,
+    /// How many were sent.
+    pub(super) bytes: u64,
+    pub(super) record: Option<Record>,
+    pub(super) parts: Option<Parts>,
 }
 
 impl Stored {
-    fn new(deed: Deed, entry: &Entry, hash: &FileHash, etag: &ETag) -> Self {
+    pub(super) fn new(deed: Deed, entry: &Entry, hash: &FileHash, etag: &ETag) -> Self {
         let record = Record {
             key: entry.key.clone(),
             size: entry.size,
@@ -67,7 +67,8 @@ impl Stored {
             target: Stamp::of_object(etag),
             drifted: false,
         };
-        Self { deed, record: (!entry.is_directory()).then_some(record), parts: None }
+        let record = (!entry.is_directory()).then_some(record);
+        Self { deed, bytes: entry.size, record, parts: None }
     }
 }
 
@@ -194,11 +195,11 @@ fn prepare(
     };
     let metadata = Metadata::of_file(blake3, Some((signature.modified, mode)), None);
     let hash = FileHash { blake3, parts: Vec::new(), settled };
-    let payload = Payload { sha256: digest.finish(), bytes };
+    let payload = Payload { sha256: digest.finish(), md5: None, bytes };
     Ok(Ready { payload, metadata, hash, twins })
 }
 
-fn local(entry: &Entry) -> Result<(Signature, u32)> {
+pub(super) fn local(entry: &Entry) -> Result<(Signature, u32)> {
     match &entry.origin {
         Origin::Local { signature, mode } => Ok((*signature, *mode)),
         Origin::Remote { .. } => {
@@ -228,7 +229,7 @@ async fn put(
 
 /// Has the server copy an object that holds the same content. None where no such object is left, or
 /// the copy fails: the file is sent then.
-async fn copy_twin(
+pub(super) async fn copy_twin(
     context: &Context<'_>,
     bucket: &Arc<dyn Bucket>,
     upload: &Upload,
@@ -248,154 +249,13 @@ async fn copy_twin(
     None
 }
 
-/// Sends a large file in parts, once it is hashed.
-async fn send_large(
-    context: &Context<'_>,
-    bucket: &Arc<dyn Bucket>,
-    upload: &Upload,
-) -> Result<Stored> {
-    let entry = &upload.entry;
-    if entry.size > MAX_OBJECT_BYTES {
-        let what = format!("cannot upload {}", upload.path.display());
-        return Err(Error::new(ErrorKind::Refused, what, "it is larger than 5 TiB, S3's limit"));
-    }
-    let (signature, mode) = local(entry)?;
-    let source = open(&upload.path, signature).await?;
-    let part = part_bytes(entry.size);
-    context.observer.event(&Event::Started { key: &entry.key, bytes: entry.size });
-    let hash = match &upload.hash {
-        // A change in the same tick as the comparison would not show.
-        Some(hash) if !hash.parts.is_empty() && hash.settled => hash.clone(),
-        Some(_) | None => hash_file(context, &source, entry).await?,
-    };
-    let metadata = Metadata::of_file(hash.blake3, Some((signature.modified, mode)), Some(part));
-    let twins = find_twins(context, &hash, entry.size).await;
-    if let Some(etag) = copy_twin(context, bucket, upload, &metadata, twins).await {
-        return Ok(Stored::new(Deed::Copy, entry, &hash, &etag));
-    }
-    let id = bucket.create_upload(&upload.object_key, &metadata, PartOrigin::Sent).await?;
-    context.upload_opened(bucket, &upload.object_key, &id);
-    let sent = send_parts(context, bucket, upload, (&source, &hash), &id).await;
-    let finished = match sent {
-        Ok(parts) => {
-            finish(bucket, &upload.object_key, &id, &parts, (entry.size, PartOrigin::Sent))
-                .await
-                .map(|info| (info.etag, parts))
-        }
-        Err(error) => Err(error),
-    };
-    if finished.is_err() {
-        // The failure that counts is the one above.
-        let _ = bucket.abort_upload(&upload.object_key, &id).await;
-    }
-    context.upload_closed(&id);
-    let (etag, parts) = finished?;
-    let mut stored = Stored::new(Deed::Upload, entry, &hash, &etag);
-    let md5s = parts.iter().filter_map(|part| md5_of(&part.etag)).collect();
-    stored.parts = Some(Parts { part_bytes: part, hashes: hash.parts, md5s });
-    Ok(stored)
-}
-
-pub(super) async fn open(path: &Path, signature: Signature) -> Result<Arc<Source>> {
-    let path = path.to_owned();
-    blocking(move || Source::open(&path, signature)).await.map(Arc::new)
-}
-
-async fn find_twins(context: &Context<'_>, hash: &FileHash, size: u64) -> Vec<Record> {
-    let Some(catalog) = context.twins.clone() else {
-        return Vec::new();
-    };
-    let blake3 = hash.blake3;
-    let found = blocking(move || catalog.twins(blake3, size)).await;
-    context.looked_up(found)
-}
-
-/// The hashes of a file, its parts read at once on several threads.
-pub(super) async fn hash_file(
-    context: &Context<'_>,
-    source: &Arc<Source>,
-    entry: &Entry,
-) -> Result<FileHash> {
-    let size = entry.size;
-    let (part, settled) = (part_bytes(size), source.is_settled());
-    if size <= part {
-        let (source, _turn) = (Arc::clone(source), context.hashing().await);
-        let blake3 = blocking(move || source.blake3()).await?;
-        context.read(size);
-        return Ok(FileHash { blake3, parts: Vec::new(), settled });
-    }
-    let parts = stream::iter(ranges(size, part))
-        .map(|range| async move {
-            let (source, _turn) = (Arc::clone(source), context.hashing().await);
-            let bytes = range.end - range.start;
-            let value = blocking(move || source.hash_part(range)).await?;
-            context.read(bytes);
-            Ok::<_, Error>(value)
-        })
-        .buffered(context.threads)
-        .try_collect::<Vec<_>>()
-        .await?;
-    let source = Arc::clone(source);
-    blocking(move || source.check_unchanged()).await?;
-    Ok(FileHash { blake3: merge_parts(&parts), parts, settled })
-}
-
-async fn send_parts(
-    context: &Context<'_>,
-    bucket: &Arc<dyn Bucket>,
-    upload: &Upload,
-    (source, hash): (&Arc<Source>, &FileHash),
-    id: &str,
-) -> Result<Vec<PartTag>> {
-    let size = upload.entry.size;
-    let numbered = (1u32..).zip(ranges(size, part_bytes(size)));
-    let parts = stream::iter(numbered)
-        .map(|(number, range)| async move {
-            let bytes = range.end - range.start;
-            let room = usize::try_from(bytes).expect("a part fits into memory");
-            let buffer = context.budget.buffer(room).await;
-            // Where a change may not show in the signature, the hash must.
-            let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
-            let expected = hash.parts.get(index).filter(|_| !hash.settled).copied();
-            let how = (expected, bucket.signing());
-            let payload = read_part(source, range.start, buffer, how).await?;
-            let part = PartRef { key: &upload.object_key, upload: id, number };
-            let tag = bucket.put_part(part, payload).await?;
-            context.observer.event(&Event::Moved { key: &upload.entry.key, bytes });
-            Ok(tag)
-        })
-        .buffered(PARTS_IN_FLIGHT)
-        .try_collect()
-        .await?;
-    let source = Arc::clone(source);
-    blocking(move || source.check_unchanged()).await?;
-    Ok(parts)
-}
-
-async fn read_part(
-    source: &Arc<Source>,
-    offset: u64,
-    mut buffer: Buffer,
-    (expected, signing): (Option<ChainingValue>, Signing),
-) -> Result<Payload> {
-    let source = Arc::clone(source);
-    blocking(move || {
-        let mut digest = signing.hasher();
-        source.read_into(buffer.as_mut()?, offset, |piece| digest.update(piece))?;
-        if let Some(expected) = expected {
-            source.check_part(buffer.as_ref(), offset, &expected)?;
-        }
-        Ok(Payload { bytes: Bytes::from_owner(buffer), sha256: digest.finish() })
-    })
-    .await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::execute::budget::Budget;
     use crate::hash::signature_of;
     use std::fs;
+    use std::path::Path;
 
     fn upload(root: &Path, name: &str, kind: EntryKind) -> Upload {
         let path = root.join(name);

@@ -1,10 +1,11 @@
 //! What surrounds a run that is remembered: the lock, the catalog, the line in the history.
 
-use crate::catalog::{Catalog, Ending, History, Lock};
+use crate::catalog::{Catalog, Ending, History, Lock, Pair, Side};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Observer, Summary};
 use crate::execute::blocking;
 use crate::job::{Afterwards, Effect, Job};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Errors that the history keeps of one run.
@@ -71,6 +72,21 @@ impl<'a> Keeper<'a> {
         }
         self.lock = Some(lock);
         Ok(())
+    }
+
+    /// The catalogs of the pairs that send files to where this job fetches from.
+    pub(super) fn senders(&self) -> Vec<PathBuf> {
+        let (Some((history, _)), Some(state)) = (&self.history, &self.job.state) else {
+            return Vec::new();
+        };
+        let own = self.job.pair();
+        if own.files != Some(Side::Target) {
+            return Vec::new();
+        }
+        let pairs = self.or_tell(history.pairs(&own.source)).unwrap_or_default();
+        let sends = |pair: &Pair| pair.files == Some(Side::Source) && pair.target == own.source;
+        let paths = pairs.iter().filter(|pair| sends(pair)).map(|pair| Catalog::path(state, pair));
+        paths.filter(|path| path.exists()).collect()
     }
 
     fn tell(&self, text: &str) {

@@ -79,6 +79,10 @@ impl<'a> Ledger<'a> {
     }
 
     pub(super) fn ended(&mut self, outcome: &Outcome) {
+        // It has not failed: it is for the next run.
+        if outcome.result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Interrupted) {
+            return;
+        }
         let was_unseen = self.unseen.remove(&outcome.key);
         let unread = outcome.result.as_ref().is_err_and(|error| is_unread(error.kind()));
         self.evidence.failed += u64::from(was_unseen && unread);

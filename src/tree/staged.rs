@@ -9,7 +9,9 @@ use rustix::fs::{AtFlags, Mode, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes that are copied at a time, so that a stop need not wait for the whole file.
@@ -31,18 +33,74 @@ pub(super) struct Slot {
     pub(super) key: Key,
     pub(super) parent: Arc<OwnedFd>,
     pub(super) temporary: String,
-    pub(super) landed: bool,
+    landed: bool,
+    kept: AtomicBool,
+}
+
+impl Slot {
+    pub(super) fn new(
+        tree: &Arc<Tree>,
+        key: &Key,
+        parent: Arc<OwnedFd>,
+        temporary: String,
+    ) -> Self {
+        let (tree, key, kept) = (Arc::clone(tree), key.clone(), AtomicBool::new(false));
+        Self { tree, key, parent, temporary, landed: false, kept }
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if !self.landed {
+        if !self.landed && !self.kept.load(Ordering::Relaxed) {
             let _ = rustix::fs::unlinkat(&*self.parent, self.temporary.as_str(), AtFlags::empty());
         }
     }
 }
 
 impl Staged {
+    /// Whether it stays where it is when it is dropped, for a run that will go on with it.
+    pub fn keep(&self, keep: bool) {
+        self.slot.kept.store(keep, Ordering::Relaxed);
+    }
+
+    /// What `read` makes of the file; none for a link, or where it can't be read.
+    pub fn with_file<T>(&self, read: impl FnOnce(&File) -> std::io::Result<T>) -> Option<T> {
+        self.file.as_ref().and_then(|file| read(file).ok())
+    }
+
+    /// Fills a range with the same range of `file`: shared blocks where the file system can, else a copy
+    /// within the kernel, else one through memory.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn copy_range(&self, file: &File, range: Range<u64>) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        let Some(own) = &self.file else {
+            return Ok(());
+        };
+        let (mut from, mut to) = (range.start, range.start);
+        while to < range.end {
+            let left = usize::try_from(range.end - to).unwrap_or(usize::MAX);
+            match rustix::fs::copy_file_range(file, Some(&mut from), own, Some(&mut to), left) {
+                // It has become shorter: the hash will tell.
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::FBIG)) => {
+                    return Err(self.write_error(error.into()));
+                }
+                Err(_) => {
+                    let mut piece = vec![0; left.min(1 << 20)];
+                    let read = file.read_exact_at(&mut piece, to);
+                    read.and_then(|()| own.write_all_at(&piece, to))
+                        .map_err(|e| self.write_error(e))?;
+                    to += piece.len() as u64;
+                    from = to;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Reserves `bytes` on the disk, so that a full one shows before the transfer.
     ///
     /// # Errors

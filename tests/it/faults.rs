@@ -24,7 +24,7 @@ on_both_servers! {
     object_changed_between_two_ranges_is_never_mixed,
     file_that_changes_under_its_upload_is_never_mixed,
     file_that_fails_for_good_leaves_the_others_done,
-    failed_multipart_leaves_no_upload_open,
+    broken_multipart_is_kept_and_a_refused_one_taken_back,
 }
 
 const SLOW_DOWN: Fault = Fault::Answer(503, "SlowDown");
@@ -281,14 +281,19 @@ fn file_that_fails_for_good_leaves_the_others_done(server: &Server) {
     site.bucket.assert_keys(&["a", "c"]);
 }
 
-fn failed_multipart_leaves_no_upload_open(server: &Server) {
+fn broken_multipart_is_kept_and_a_refused_one_taken_back(server: &Server) {
     let site = Site::new(server);
     let up = site.directory("up");
     tree::generated(&up, "large", LARGE, 12);
-    let broken = Fault::Answer(500, "InternalError");
-    site.proxy.rule(Rule::every(Kind::Part, broken).on("partNumber=2"));
-    let outcome = site.haul(&["sync", &up, &site.url(""), "--retries", "1"]);
-    outcome.exits(&[1]).names("large");
-    assert_eq!(site.bucket.uploads(), [""; 0]);
-    site.bucket.assert_keys(&[]);
+    for (broken, left) in [
+        (Fault::Answer(500, "InternalError"), ["large"].as_slice()),
+        (Fault::Answer(403, "QuotaExceeded"), &[]),
+    ] {
+        site.proxy.reset();
+        site.proxy.rule(Rule::every(Kind::Part, broken).on("partNumber=2"));
+        let outcome = site.haul(&["sync", &up, &site.url(""), "--retries", "1"]);
+        outcome.exits(&[1]).names("large");
+        assert_eq!(site.bucket.uploads(), left);
+        site.bucket.assert_keys(&[]);
+    }
 }

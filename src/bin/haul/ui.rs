@@ -209,6 +209,7 @@ impl Observer for Face {
             Event::Disagreement { key, what } => self.disagreement(key, what),
             Event::Finished(outcome) => self.finished(outcome),
             Event::Notice(text) => self.say(text),
+            Event::Remark { key, text } if self.verbose => self.say(&format!("{key}: {text}")),
             _ => {}
         }
     }
@@ -271,6 +272,7 @@ impl Observer for Single {
                 self.say(&format!("haul: {error}"));
             }
             Event::Notice(text) => self.say(text),
+            Event::Remark { key, text } if self.verbose => self.say(&format!("{key}: {text}")),
             _ => {}
         }
     }

@@ -1,0 +1,292 @@
+//! Large downloads: ranges in parallel. What is here already is not fetched again: the ranges that a run
+//! before left in the temporary file, and those of the old file that are the object's, too.
+
+use super::arrival::{fetched, parts_of, verify_parts};
+use super::download::{Fetch, RANGE_BYTES};
+use super::landing::Fetched;
+use super::large::may_be_resumed;
+use super::parts::{PARTS_IN_FLIGHT, ranges};
+use super::{blocking, go_on};
+use crate::bucket::ObjectInfo;
+use crate::catalog::{Catalog, Parts, Stamp, glance};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::hash::PartHasher;
+use crate::tree::Staged;
+use blake3::hazmat::ChainingValue;
+use futures::{StreamExt, TryStreamExt, stream};
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Fetches an object in ranges.
+pub(super) async fn in_ranges(fetch: &Fetch<'_>) -> Result<Fetched> {
+    let (staged, found, recorder) = take_up(fetch).await?;
+    let old = Old::of(fetch).await;
+    let info = OnceLock::new();
+    let bytes = AtomicU64::new(0);
+    let ranged = Ranged { fetch, staged, found, old, recorder, info, bytes };
+    match ranged.to_its_end().await {
+        Err(error) if ranged.recorder.is_some() && may_be_resumed(&error) => Err(error),
+        Err(error) => {
+            ranged.staged.keep(false);
+            ranged.close().await;
+            Err(error)
+        }
+        Ok((info, values)) => ranged.verified(info, values).await,
+    }
+}
+
+/// The temporary file, and what a run before left in it: where the ranges begin, and their hashes. The
+/// catalog, where that can be remembered of this one.
+type TakenUp = (Arc<Staged>, HashMap<u64, ChainingValue>, Option<Arc<Catalog>>);
+
+async fn take_up(fetch: &Fetch<'_>) -> Result<TakenUp> {
+    let (tree, key, size) = (Arc::clone(fetch.tree), fetch.entry.key.clone(), fetch.entry.size);
+    let (etag, catalog) = (fetch.etag()?.clone(), fetch.context.unfinished.clone());
+    let (taken, trouble) = blocking(move || {
+        let mut trouble = None;
+        let mut or_tell = |error: Error| trouble = Some(error);
+        let catalog = catalog.as_ref();
+        let begun = catalog.map(|catalog| catalog.download(&key)).transpose();
+        let begun = begun.unwrap_or_else(|error| {
+            or_tell(error);
+            None
+        });
+        let begun = begun.flatten().filter(|begun| begun.etag == etag && begun.size == size);
+        let staged = match &begun {
+            Some(_) => tree.stage_again(&key),
+            None => tree.stage(&key),
+        };
+        let staged = match staged {
+            Ok(staged) => staged,
+            Err(error) => return (Err(error), trouble),
+        };
+        if let Err(error) = staged.reserve(size) {
+            return (Err(error), trouble);
+        }
+        let is_remembered = match (&begun, catalog) {
+            (Some(_), _) => true,
+            (None, None) => false,
+            (None, Some(catalog)) => {
+                catalog.open_download(&key, &etag, size).map_err(or_tell).unwrap_or(false)
+            }
+        };
+        staged.keep(is_remembered);
+        let found = begun.map(|begun| begun.ranges.into_iter().collect()).unwrap_or_default();
+        let recorder = catalog.filter(|_| is_remembered).map(Arc::clone);
+        (Ok((Arc::new(staged), found, recorder)), trouble)
+    })
+    .await;
+    fetch.context.looked_up(trouble.map_or(Ok(()), Err));
+    taken
+}
+
+/// The file that is at the target's place, as far as it holds what the object holds.
+struct Old {
+    file: Arc<File>,
+    part_bytes: u64,
+    /// For each part of the object.
+    same: Vec<bool>,
+}
+
+impl Old {
+    /// None where the parts of the object are not known, or the file has none of them.
+    async fn of(fetch: &Fetch<'_>) -> Option<Self> {
+        let (tree, key) = (Arc::clone(fetch.tree), fetch.entry.key.clone());
+        let file = blocking(move || tree.open_file(&key)).await?;
+        let length = file.metadata().ok()?.len();
+        let parts = known_parts(fetch).await?;
+        let (file, size) = (Arc::new(file), fetch.entry.size);
+        let same: Vec<bool> = stream::iter(ranges(size, parts.part_bytes).zip(parts.hashes))
+            .map(|(range, expected)| {
+                let file = Arc::clone(&file);
+                async move {
+                    if range.end > length || fetch.context.stop.is_requested() {
+                        return false;
+                    }
+                    let (_turn, bytes) = (fetch.context.hashing().await, range.end - range.start);
+                    let hash = blocking(move || hash_range(&file, range)).await;
+                    fetch.context.read(bytes);
+                    hash.is_ok_and(|hash| hash == expected)
+                }
+            })
+            .buffered(fetch.context.threads)
+            .collect()
+            .await;
+        let count = same.iter().filter(|same| **same).count();
+        fetch.remark(&format!("{count} of {} parts are in the old file", same.len()));
+        (count > 0).then_some(Self { file, part_bytes: parts.part_bytes, same })
+    }
+
+    fn has(&self, range: &Range<u64>) -> bool {
+        let index = usize::try_from(range.start / self.part_bytes).unwrap_or(usize::MAX);
+        self.same.get(index) == Some(&true)
+    }
+}
+
+/// The hashes of the object's parts, from the catalog of this pair, or of one that sends there.
+async fn known_parts(fetch: &Fetch<'_>) -> Option<Parts> {
+    let catalog = fetch.context.twins.clone()?;
+    let (key, etag) = (fetch.entry.key.clone(), fetch.entry.etag()?.clone());
+    let senders = Arc::clone(&fetch.context.senders);
+    let found = blocking(move || {
+        let record = catalog.record(&key)?;
+        let of_object = Stamp::Object(etag.clone());
+        if let Some(record) = record.filter(|record| record.source.as_ref() == Some(&of_object))
+            && let Some(blake3) = record.blake3
+            && let Some(parts) = catalog.parts(&key, blake3)?
+        {
+            return Ok(Some(parts));
+        }
+        Ok(senders.iter().find_map(|path| glance(path, &key, &etag)))
+    })
+    .await;
+    let parts = fetch.context.looked_up(found)?;
+    let is_whole = ranges(fetch.entry.size, parts.part_bytes.max(1)).count() == parts.hashes.len();
+    (is_whole && parts.part_bytes.is_power_of_two() && parts.part_bytes >= RANGE_BYTES)
+        .then_some(parts)
+}
+
+/// The chaining value of a range of a file. Blocks.
+fn hash_range(file: &File, range: Range<u64>) -> std::io::Result<ChainingValue> {
+    let mut hasher = PartHasher::new(range.start);
+    let mut buffer = vec![0; 256 << 10];
+    let mut position = range.start;
+    while position < range.end {
+        let wanted = usize::try_from(range.end - position).unwrap_or(usize::MAX).min(buffer.len());
+        let piece = &mut buffer[..wanted];
+        file.read_exact_at(piece, position)?;
+        hasher.update(piece);
+        position += wanted as u64;
+    }
+    Ok(hasher.chaining_value())
+}
+
+struct Ranged<'a> {
+    fetch: &'a Fetch<'a>,
+    staged: Arc<Staged>,
+    found: HashMap<u64, ChainingValue>,
+    old: Option<Old>,
+    recorder: Option<Arc<Catalog>>,
+    info: OnceLock<ObjectInfo>,
+    /// How many were fetched.
+    bytes: AtomicU64,
+}
+
+impl Ranged<'_> {
+    async fn to_its_end(&self) -> Result<(ObjectInfo, Vec<ChainingValue>)> {
+        let fetch = self.fetch;
+        if !self.found.is_empty() {
+            let all = fetch.entry.size.div_ceil(RANGE_BYTES);
+            fetch.remark(&format!("{} of {all} ranges are here", self.found.len()));
+        }
+        let values = stream::iter(ranges(fetch.entry.size, RANGE_BYTES))
+            .map(|range| self.bring(range))
+            .buffered(PARTS_IN_FLIGHT)
+            .try_collect::<Vec<_>>()
+            .await?;
+        let info = if let Some(info) = self.info.get() {
+            info.clone()
+        } else {
+            // Not a byte of it had to be fetched.
+            let info = fetch.bucket.head(fetch.object_key).await?;
+            fetch.check_etag(&info)?;
+            info
+        };
+        Ok((fetch.with_proof(info).await, values))
+    }
+
+    /// One range, from wherever it is.
+    async fn bring(&self, range: Range<u64>) -> Result<ChainingValue> {
+        let (fetch, start, bytes) = (self.fetch, range.start, range.end - range.start);
+        go_on(&fetch.context.stop)?;
+        if let Some(expected) = self.found.get(&start)
+            && self.hash(&range).await == Some(*expected)
+        {
+            fetch.moved(bytes);
+            return Ok(*expected);
+        }
+        if let Some(value) = self.taken_from_old(&range).await? {
+            fetch.moved(bytes);
+            self.record(start, value).await;
+            return Ok(value);
+        }
+        let _memory = fetch.room().await;
+        go_on(&fetch.context.stop)?;
+        let hasher = |_: &ObjectInfo| PartHasher::new(start);
+        let hasher = fetch.range(range, &self.staged, &self.info, hasher).await?;
+        let value = hasher.chaining_value();
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.record(start, value).await;
+        Ok(value)
+    }
+
+    /// The hash of a range of the temporary file; none where that can't be read.
+    async fn hash(&self, range: &Range<u64>) -> Option<ChainingValue> {
+        let (staged, range) = (Arc::clone(&self.staged), range.clone());
+        let _turn = self.fetch.context.hashing().await;
+        blocking(move || staged.with_file(|file| hash_range(file, range))).await
+    }
+
+    /// Copies a range of the old file. What counts is the hash of the copy.
+    async fn taken_from_old(&self, range: &Range<u64>) -> Result<Option<ChainingValue>> {
+        let Some(old) = self.old.as_ref().filter(|old| old.has(range)) else { return Ok(None) };
+        let (staged, file, copied) =
+            (Arc::clone(&self.staged), Arc::clone(&old.file), range.clone());
+        blocking(move || staged.copy_range(&file, copied)).await?;
+        Ok(self.hash(range).await)
+    }
+
+    async fn record(&self, start: u64, value: ChainingValue) {
+        if let Some(catalog) = self.recorder.clone() {
+            let key = self.fetch.entry.key.clone();
+            let recorded = blocking(move || catalog.fetched_range(&key, start, &value)).await;
+            self.fetch.context.looked_up(recorded);
+        }
+    }
+
+    async fn close(&self) {
+        if let Some(catalog) = self.recorder.clone() {
+            let key = self.fetch.entry.key.clone();
+            self.fetch.context.looked_up(blocking(move || catalog.close_download(&key)).await);
+        }
+    }
+
+    /// What is in the temporary file, held against the object's proof.
+    async fn verified(self, info: ObjectInfo, values: Vec<ChainingValue>) -> Result<Fetched> {
+        let fetch = self.fetch;
+        let (what, stop, staged) =
+            (fetch.what(), fetch.context.stop.clone(), Arc::clone(&self.staged));
+        let verified = {
+            let (info, _turn) = (info.clone(), fetch.context.hashing().await);
+            blocking(move || {
+                let found = verify_parts(what, &info, &values, (&staged, &stop))?;
+                Ok::<_, Error>((found, values))
+            })
+            .await
+        };
+        let (found, values) = match verified {
+            Ok(verified) => verified,
+            Err(error) => {
+                if !may_be_resumed(&error) {
+                    self.staged.keep(false);
+                    self.close().await;
+                }
+                return Err(error);
+            }
+        };
+        let parts = Some(parts_of(&info, values));
+        let (staged, bytes) = (self.staged, self.bytes.into_inner());
+        blocking(move || fetched(staged, &info, found, parts, bytes)).await
+    }
+}
+
+impl Fetch<'_> {
+    fn remark(&self, text: &str) {
+        self.context.observer.event(&Event::Remark { key: &self.entry.key, text });
+    }
+}

@@ -1,0 +1,30 @@
+//! What earlier runs of this pair have left unfinished and nobody goes on with: uploads that the catalog
+//! knows are aborted, temporary files removed. What others have begun is not haul's to end.
+
+use crate::execute::{Context, blocking};
+use crate::route::Route;
+use crate::scan::Filter;
+use std::sync::Arc;
+
+/// Clears up after a run that has succeeded: nothing that `filter` admits is left to be done.
+pub(super) async fn clear(context: &Context<'_>, route: &Route<'_>, filter: &Filter) {
+    let Some(catalog) = context.unfinished.clone() else { return };
+    let found = blocking({
+        let catalog = Arc::clone(&catalog);
+        move || Ok((catalog.uploads()?, catalog.downloads()?))
+    });
+    let (uploads, downloads) = context.looked_up(found.await);
+    for upload in uploads {
+        // Copies are noted by the object's key, and can't be gone on with.
+        let is_ours = upload.content.is_none() || filter.admits(upload.key.as_str());
+        if let Some(bucket) = route.target_bucket().filter(|_| is_ours) {
+            context.give_up(bucket, &upload.object_key, &upload.id).await;
+        }
+    }
+    let Some(tree) = route.tree().cloned() else { return };
+    let stale: Vec<_> = downloads.into_iter().filter(|key| filter.admits(key.as_str())).collect();
+    let cleared = blocking(move || {
+        stale.iter().try_for_each(|key| tree.clear(key).and_then(|()| catalog.close_download(key)))
+    });
+    context.looked_up(cleared.await);
+}
