@@ -133,6 +133,17 @@ impl Catalog {
         drop(self.connection().take());
     }
 
+    /// Ends it for good: its file goes, and that of its lock.
+    pub(crate) fn discard(&self, lock: Lock) {
+        self.close();
+        for ending in ["", "-wal", "-shm"] {
+            let mut path = self.path.clone().into_os_string();
+            path.push(ending);
+            let _ = std::fs::remove_file(path);
+        }
+        Lock::remove(lock, &self.path.with_extension("lock"));
+    }
+
     fn connection(&self) -> MutexGuard<'_, Option<Connection>> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,6 +8,7 @@ use crate::job::Effect;
 use crate::key::Key;
 use crate::plan::Action;
 use crate::stop::Stop;
+use std::path::PathBuf;
 
 /// Something that happened. Borrowed: an observer copies what it wants to keep, and returns fast.
 #[derive(Debug)]
@@ -31,6 +32,13 @@ pub enum Event<'a> {
     },
     /// So many more bytes of it have moved.
     Moved {
+        /// Its key.
+        key: &'a Key,
+        /// Bytes since the last event.
+        bytes: u64,
+    },
+    /// So many bytes of it need not move: they are there already, or the server copies them.
+    Skipped {
         /// Its key.
         key: &'a Key,
         /// Bytes since the last event.
@@ -79,18 +87,22 @@ pub struct Control<'a> {
     pub observer: &'a dyn Observer,
     /// Who may stop it.
     pub stop: Stop,
+    /// The directory where a single transfer is remembered as long as it is not complete, so that the
+    /// next call goes on with it; none begins anew. A [`Job`](crate::Job) names its own.
+    pub state: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Control<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Control").field("stop", &self.stop).finish_non_exhaustive()
+        let mut shown = f.debug_struct("Control");
+        shown.field("stop", &self.stop).field("state", &self.state).finish_non_exhaustive()
     }
 }
 
 impl Default for Control<'_> {
     /// Nobody watches, and nobody stops it.
     fn default() -> Self {
-        Self { observer: &Silent, stop: Stop::new() }
+        Self { observer: &Silent, stop: Stop::new(), state: None }
     }
 }
 
@@ -136,7 +148,7 @@ pub struct Outcome {
     pub key: Key,
     /// What was to be done.
     pub deed: Deed,
-    /// Bytes of content that were sent or fetched, or why it failed.
+    /// Bytes that were sent, fetched or copied, or why it failed.
     pub result: Result<u64, Error>,
     /// A download of which no hash is known: its length is right, more can't be said.
     pub unverified: bool,

@@ -50,6 +50,8 @@ pub(crate) const SMALL_BYTES: u64 = 1 << 20;
 pub(crate) const BATCH_FILES: usize = 16;
 /// How often an action is begun again when its bytes turn out wrong.
 const ATTEMPTS: u32 = 3;
+/// How long a run that is to stop finishes what is under way.
+pub(crate) const GRACE: Duration = Duration::from_secs(4);
 /// How long the server has to take back unfinished uploads when a run stops.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 

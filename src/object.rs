@@ -1,11 +1,14 @@
 //! One file or object at a time: what a script does with a store, with the engine's care.
 
 use crate::bucket::{Bucket, Content, ObjectInfo, ObjectRef, PageRequest};
+use crate::catalog::{Catalog, Lock, Pair, Side};
 use crate::entry::{Entry, EntryKind, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Control, Event};
 use crate::execute::{self, Context, DEFAULT_BYTES, Download, Finding, Upload, may_resume};
+use crate::fingerprint::MULTIPART_THRESHOLD;
 use crate::hash::signature_of;
+use crate::job::resolved;
 use crate::key::{Key, printable};
 use crate::tree::Tree;
 use bytes::Bytes;
@@ -15,19 +18,90 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-/// Runs `work` until it ends or is stopped; what is half-done is taken back then.
+/// Runs `work` until it ends or is stopped; what is half-done is taken back then, or ends in time and
+/// is remembered.
 async fn stoppable<T>(
     context: &Context<'_>,
     control: &Control<'_>,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    let mut work = std::pin::pin!(work);
     tokio::select! {
         biased;
         () = control.stop.requested() => {}
-        outcome = work => return outcome,
+        outcome = &mut work => return outcome,
+    }
+    if context.unfinished.is_some()
+        && let Ok(Ok(done)) = tokio::time::timeout(execute::GRACE, work).await
+    {
+        return Ok(done);
     }
     context.abort_uploads().await;
     Err(Error::new(ErrorKind::Interrupted, "stopped", "run the same command again to go on"))
+}
+
+/// The memory of one transfer, which lasts as long as it is not complete.
+struct Begun {
+    catalog: Arc<Catalog>,
+    lock: Lock,
+}
+
+impl Begun {
+    /// None where nothing is to be remembered of a transfer from `source` to `target`.
+    async fn open(control: &Control<'_>, pair: Pair) -> Result<Option<Self>> {
+        let Some(state) = control.state.clone() else { return Ok(None) };
+        let opened = execute::blocking(move || {
+            let lock = Lock::take(&state, &pair)?;
+            let (catalog, _) = Catalog::open(&state, pair, &lock)?;
+            Ok::<_, Error>(Self { catalog: Arc::new(catalog), lock })
+        });
+        match opened.await {
+            Err(error) if error.kind() != ErrorKind::Locked => {
+                let text = format!("going on without a memory: {error}");
+                control.observer.event(&Event::Notice(&text));
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        }
+    }
+
+    /// The transfer has come to its end; uploads that were begun for an older content are taken back.
+    async fn end(self, context: &Context<'_>, bucket: &Arc<dyn Bucket>, is_done: bool) {
+        let Self { catalog, lock } = self;
+        let uploads = || {
+            let catalog = Arc::clone(&catalog);
+            execute::blocking(move || catalog.uploads())
+        };
+        if is_done {
+            for upload in context.looked_up(uploads().await) {
+                context.give_up(bucket, &upload.object_key, &upload.id).await;
+            }
+        }
+        let is_over = is_done && context.looked_up(uploads().await).is_empty();
+        execute::blocking(move || if is_over { catalog.discard(lock) } else { catalog.close() })
+            .await;
+    }
+}
+
+/// Runs `work`, which a later call can go on with where it is cut.
+async fn resumable<T>(
+    context: &mut Context<'_>,
+    control: &Control<'_>,
+    bucket: &Arc<dyn Bucket>,
+    pair: Option<Pair>,
+    work: impl AsyncFnOnce(&Context<'_>) -> Result<T>,
+) -> Result<T> {
+    context.stop = control.stop.clone();
+    let begun = match pair {
+        Some(pair) => Begun::open(control, pair).await?,
+        None => None,
+    };
+    context.unfinished = begun.as_ref().map(|begun| Arc::clone(&begun.catalog));
+    let outcome = stoppable(context, control, work(context)).await;
+    if let Some(begun) = begun {
+        begun.end(context, bucket, outcome.is_ok()).await;
+    }
+    outcome
 }
 
 /// Size, ETag and metadata of an object. A HEAD says no more than "denied" or "not found": where the
@@ -84,14 +158,21 @@ async fn upload_entry(
     entry: Entry,
     control: &Control<'_>,
 ) -> Result<u64> {
-    let context = Context::new(control.observer, DEFAULT_BYTES);
-    let object_key = entry.key.as_str().to_owned();
-    let upload = Upload { path: path.to_owned(), object_key, entry, hash: None };
-    let work = async {
-        let mut ended = execute::upload_batch(&context, bucket, vec![upload]).await;
-        ended.pop().expect("one upload has one end").outcome.result
+    let mut context = Context::new(control.observer, DEFAULT_BYTES);
+    let (object_key, size) = (entry.key.as_str().to_owned(), entry.size);
+    let pair = Pair {
+        source: resolved(path).display().to_string(),
+        target: format!("{}/{object_key}", bucket.address()),
+        files: Some(Side::Source),
     };
-    stoppable(&context, control, work).await
+    let pair = Some(pair).filter(|_| size > MULTIPART_THRESHOLD);
+    let upload = Upload { path: path.to_owned(), object_key, entry, hash: None };
+    resumable(&mut context, control, bucket, pair, async |context| {
+        let mut ended = execute::upload_batch(context, bucket, vec![upload]).await;
+        let sent = ended.pop().expect("one upload has one end").outcome.result;
+        sent.map(|_| size)
+    })
+    .await
 }
 
 /// The name of the file at `path`, and its directory.
@@ -185,19 +266,25 @@ async fn download_entry(
 ) -> Result<u64> {
     let (name, parent) = split(path)?;
     let tree = Arc::new(Tree::open(parent)?);
-    let context = Context::new(control.observer, DEFAULT_BYTES);
-    let object_key = entry.key.as_str().to_owned();
+    let mut context = Context::new(control.observer, DEFAULT_BYTES);
+    let (object_key, size) = (entry.key.as_str().to_owned(), entry.size);
+    let pair = Pair {
+        source: format!("{}/{object_key}", bucket.address()),
+        target: resolved(path).display().to_string(),
+        files: Some(Side::Target),
+    };
+    let pair = Some(pair).filter(|_| size > MULTIPART_THRESHOLD);
     let fetch = Download { object_key, entry: Entry { key: Key::new(name), ..entry } };
-    let work = async {
-        let landing = match execute::download(&context, bucket, &tree, fetch).await {
+    resumable(&mut context, control, bucket, pair, async |context| {
+        let landing = match execute::download(context, bucket, &tree, fetch).await {
             Ok(landing) => landing,
             Err(outcome) => return outcome.result,
         };
         let mut ended = execute::commit(Arc::clone(&tree), vec![landing]).await;
-        let bytes = ended.pop().expect("one download has one end").outcome.result?;
-        tree.sync().map(|()| bytes)
-    };
-    stoppable(&context, control, work).await
+        ended.pop().expect("one download has one end").outcome.result?;
+        tree.sync().map(|()| size)
+    })
+    .await
 }
 
 /// Reads a whole object into memory, verified by its hash where one is known.

@@ -15,7 +15,7 @@ use crate::catalog::{self, Catalog, Change};
 use crate::entry::{Entry, EntryKind, Scanned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Control, Deed, Event, Outcome, Summary};
-use crate::execute::{Answer, Context, Ended};
+use crate::execute::{Answer, Context, Ended, GRACE};
 use crate::hash::FileHash;
 use crate::job::{Effect, Job};
 use crate::key::Key;
@@ -29,7 +29,6 @@ use keeper::Keeper;
 use ledger::{Ledger, is_unread};
 use memory::Memory;
 use std::sync::Arc;
-use std::time::Duration;
 use work::{Done, Running, Work};
 
 /// Runs `job` to its end, or until it is stopped.
@@ -59,7 +58,7 @@ async fn run_kept(
     context.stop = control.stop.clone();
     context.trusts_signatures = job.compare != CompareBy::Anew;
     context.twins = keeper.catalog.clone().filter(|_| context.trusts_signatures);
-    context.unfinished.clone_from(&keeper.catalog);
+    context.unfinished.clone_from(&keeper.unfinished);
     context.senders = Arc::new(keeper.senders());
     run_to_end(job, &route, &context, keeper, &control.stop, errors).await
 }
@@ -111,9 +110,6 @@ async fn run_to_end(
 const STEPS_AHEAD: usize = 4096;
 /// Items merged before other work gets its turn.
 const MERGE_ITEMS: usize = 512;
-
-/// How long a run that is to stop finishes what is under way.
-const GRACE: Duration = Duration::from_secs(4);
 
 enum End {
     Whole,
@@ -215,6 +211,11 @@ impl<'a> Run<'a> {
 
     /// The run is to stop: what is under way may end, if that does not take long.
     async fn wind_up(&mut self, running: &mut Running<'a>) {
+        if !running.is_empty() {
+            self.ledger.tell(&Event::Notice(
+                "stopping: what is under way has four seconds to end; a second signal ends it at once",
+            ));
+        }
         let ends = tokio::time::Instant::now() + GRACE;
         while let Ok(Some(unit)) = tokio::time::timeout_at(ends, running.next()).await {
             let done = self.work.ended(unit);

@@ -7,7 +7,7 @@ use super::{
     Bucket, Metadata, ObjectRef, PartInfo, PartOrigin, PartRef, PartTag, Payload, Signing,
     UploadPage,
 };
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use http::Method;
 use std::ops::Range;
 
@@ -115,10 +115,29 @@ impl S3Bucket {
         prefix: &str,
         after: Option<&(String, String)>,
     ) -> Result<UploadPage> {
+        // Ceph encodes keys without saying so, and SeaweedFS says so without doing it: they are asked for as
+        // they are, and encoded only where that is no XML.
+        let plain = self.uploads_page(prefix, after, false).await;
+        match plain {
+            Err(error) if error.kind() == ErrorKind::Protocol => {
+                self.uploads_page(prefix, after, true).await
+            }
+            other => other,
+        }
+    }
+
+    async fn uploads_page(
+        &self,
+        prefix: &str,
+        after: Option<&(String, String)>,
+        encoded: bool,
+    ) -> Result<UploadPage> {
         let shown = self.shown(prefix);
-        let mut request = Request::new(Method::GET, self.base().to_owned(), &shown)
-            .query("uploads", "")
-            .query("encoding-type", "url");
+        let mut request =
+            Request::new(Method::GET, self.base().to_owned(), &shown).query("uploads", "");
+        if encoded {
+            request = request.query("encoding-type", "url");
+        }
         if !prefix.is_empty() {
             request = request.query("prefix", prefix);
         }
@@ -128,7 +147,8 @@ impl S3Bucket {
                 .query("upload-id-marker", upload.as_str());
         }
         let answer = self.door().ask(&request).await?;
-        let mut page = xml::parse_uploads(&answer).map_err(|e| self.protocol(prefix, e))?;
+        let mut page =
+            xml::parse_uploads(&answer, encoded).map_err(|e| self.protocol(prefix, e))?;
         page.next = page.next.filter(|next| Some(next) != after);
         Ok(page)
     }

@@ -71,13 +71,27 @@ impl Lock {
         Self::at(&state.join(format!("{}.lock", pair.id())))
     }
 
+    /// Gives the lock back, and its file with it: what it locked is gone.
+    pub(super) fn remove(lock: Self, path: &Path) {
+        let _ = std::fs::remove_file(path);
+        drop(lock);
+    }
+
     fn at(path: &Path) -> Result<Self> {
         let fail = |e| Error::new(ErrorKind::Setup, format!("cannot lock {}", path.display()), e);
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(path).map_err(fail)?;
+        let (mut file, locked_by_us) = loop {
+            let file = options.open(path).map_err(fail)?;
+            let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+            // Its holder may have removed it between our open and our lock.
+            let is_gone =
+                file.metadata().is_ok_and(|now| std::os::unix::fs::MetadataExt::nlink(&now) == 0);
+            if locked.is_err() || !is_gone {
+                break (file, locked);
+            }
+        };
         let mut text = String::new();
-        let locked_by_us = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         let _ = file.read_to_string(&mut text);
         let holder: Option<Runner> = serde_json::from_str(&text).ok();
         match locked_by_us {

@@ -61,7 +61,7 @@ pub(super) fn copy_local(
     staged.set_attributes(info.metadata.mode(), info.metadata.mtime())?;
     let (deed, finding, parts) = (Deed::Copy, Finding::Proven, None);
     let staged = Some(staged);
-    Ok(Some(Fetched { staged, deed, bytes: 0, blake3: Some(expected), parts, finding }))
+    Ok(Some(Fetched { staged, deed, bytes: info.size, blake3: Some(expected), parts, finding }))
 }
 
 /// Stages a whole content, or the link that it is the text of, with its attributes.

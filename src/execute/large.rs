@@ -205,6 +205,10 @@ impl Sending<'_> {
         self.context.observer.event(&Event::Remark { key: &self.entry().key, text });
     }
 
+    fn skipped(&self, bytes: u64) {
+        self.context.observer.event(&Event::Skipped { key: &self.entry().key, bytes });
+    }
+
     async fn to_its_end(&self, remembered: Remembered) -> Result<Stored> {
         let mut begun = self.take_up(&remembered.begun).await?;
         if begun.is_none() {
@@ -345,12 +349,11 @@ impl Sending<'_> {
         let numbered = (1u32..).zip(ranges(self.entry().size, self.part));
         let parts = stream::iter(numbered)
             .map(|(number, range)| async move {
-                let (tag, bytes) = match begun.done.get(&number) {
-                    Some(tag) => (tag.clone(), range.end - range.start),
-                    None => self.bring(begun, same, (number, range), sent).await?,
+                let Some(tag) = begun.done.get(&number) else {
+                    return self.bring(begun, same, (number, range), sent).await;
                 };
-                self.context.observer.event(&Event::Moved { key: &self.entry().key, bytes });
-                Ok::<_, Error>(tag)
+                self.skipped(range.end - range.start);
+                Ok::<_, Error>(tag.clone())
             })
             .buffered(PARTS_IN_FLIGHT)
             .try_collect()
@@ -365,14 +368,14 @@ impl Sending<'_> {
         Ok(parts)
     }
 
-    /// Has the server copy one part, or sends it; answers its bytes, too.
+    /// Has the server copy one part, or sends it.
     async fn bring(
         &self,
         begun: &Begun,
         same: Option<&Same>,
         (number, range): (u32, Range<u64>),
         sent: &AtomicU64,
-    ) -> Result<(PartTag, u64)> {
+    ) -> Result<PartTag> {
         go_on(&self.context.stop)?;
         let bytes = range.end - range.start;
         let part = PartRef { key: &self.upload.object_key, upload: &begun.id, number };
@@ -381,17 +384,19 @@ impl Sending<'_> {
             None => None,
         };
         let tag = if let Some(tag) = copied {
+            self.skipped(bytes);
             tag
         } else {
             let tag = self.send_part(begun, part, range).await?;
             sent.fetch_add(bytes, Ordering::Relaxed);
+            self.context.observer.event(&Event::Moved { key: &self.entry().key, bytes });
             tag
         };
         if let Some(catalog) = self.context.unfinished.clone().filter(|_| begun.is_remembered) {
             let (id, tag) = (begun.id.clone(), tag.clone());
             self.context.looked_up(blocking(move || catalog.sent_part(&id, &tag)).await);
         }
-        Ok((tag, bytes))
+        Ok(tag)
     }
 
     async fn send_part(

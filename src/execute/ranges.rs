@@ -207,11 +207,11 @@ impl Ranged<'_> {
         if let Some(expected) = self.found.get(&start)
             && self.hash(&range).await == Some(*expected)
         {
-            fetch.moved(bytes);
+            fetch.skipped(bytes);
             return Ok(*expected);
         }
         if let Some(value) = self.taken_from_old(&range).await? {
-            fetch.moved(bytes);
+            fetch.skipped(bytes);
             self.record(start, value).await;
             return Ok(value);
         }
@@ -286,6 +286,10 @@ impl Ranged<'_> {
 }
 
 impl Fetch<'_> {
+    fn skipped(&self, bytes: u64) {
+        self.context.observer.event(&Event::Skipped { key: &self.entry.key, bytes });
+    }
+
     fn remark(&self, text: &str) {
         self.context.observer.event(&Event::Remark { key: &self.entry.key, text });
     }

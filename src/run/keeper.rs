@@ -17,6 +17,9 @@ pub(super) struct Keeper<'a> {
     observer: &'a dyn Observer,
     history: Option<(History, i64)>,
     pub(super) catalog: Option<Arc<Catalog>>,
+    /// The same, where only what is not complete is remembered: what is moved away is not there to be
+    /// compared again.
+    pub(super) unfinished: Option<Arc<Catalog>>,
     /// Given back last.
     lock: Option<Lock>,
 }
@@ -24,7 +27,8 @@ pub(super) struct Keeper<'a> {
 impl<'a> Keeper<'a> {
     /// Notes in the history that the run begins.
     pub(super) fn begin(job: &'a Job, observer: &'a dyn Observer) -> Self {
-        let mut keeper = Self { job, observer, history: None, catalog: None, lock: None };
+        let mut keeper =
+            Self { job, observer, history: None, catalog: None, unfinished: None, lock: None };
         if let Some(state) = &job.state {
             let history = History::of(state);
             let begun = history.begin(job.command, &job.pair());
@@ -58,17 +62,16 @@ impl<'a> Keeper<'a> {
                 return Ok(());
             }
         };
-        // What is moved away is not there to be compared again.
-        if self.job.afterwards == Afterwards::KeepSource {
-            match Catalog::open(state, pair, &lock) {
-                Ok((catalog, notice)) => {
-                    if let Some(notice) = notice {
-                        self.tell(&format!("the catalog was lost: {notice}"));
-                    }
-                    self.catalog = Some(Arc::new(catalog));
+        match Catalog::open(state, pair, &lock) {
+            Ok((catalog, notice)) => {
+                if let Some(notice) = notice {
+                    self.tell(&format!("the catalog was lost: {notice}"));
                 }
-                Err(error) => self.tell(&format!("going on without a catalog: {error}")),
+                let keeps = self.job.afterwards == Afterwards::KeepSource;
+                self.unfinished = Some(Arc::new(catalog));
+                self.catalog = self.unfinished.clone().filter(|_| keeps);
             }
+            Err(error) => self.tell(&format!("going on without a catalog: {error}")),
         }
         self.lock = Some(lock);
         Ok(())
@@ -99,7 +102,8 @@ impl<'a> Keeper<'a> {
 
     /// Writes down how the run ended, and gives back the lock.
     pub(super) async fn close(mut self, outcome: &Result<Summary>, mut errors: Vec<String>) {
-        if let Some(catalog) = self.catalog.take() {
+        self.catalog = None;
+        if let Some(catalog) = self.unfinished.take() {
             blocking(move || catalog.close()).await;
         }
         let Some((history, number)) = self.history.take() else {

@@ -56,3 +56,4 @@ mod round_trip;
 mod state;
 mod support;
 mod tools;
+mod uploads;

@@ -226,6 +226,16 @@ A pattern without `/` matches at any depth; `*` stops at `/`, `**` does not.")]
         #[arg(short = 'n', long, alias = "dryrun")]
         dry_run: bool,
     },
+    /// Multipart uploads that were begun and not completed: what they have sent takes room
+    #[command(after_help = "Examples:
+  haul uploads ls s3://data
+  haul uploads abort --older-than 7d s3://data
+
+haul's own are gone on with by the next run of the same command, and need no care.")]
+    Uploads {
+        #[command(subcommand)]
+        what: Uploads,
+    },
     /// Make a bucket
     Mb {
         /// s3://BUCKET
@@ -237,6 +247,28 @@ A pattern without `/` matches at any depth; `*` stops at `/`, `**` does not.")]
         /// s3://BUCKET
         #[arg(value_name = "URL")]
         url: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Uploads {
+    /// List them, with when they were begun and their ids
+    Ls {
+        /// s3://BUCKET[/KEY or /PREFIX]
+        #[arg(value_name = "URL")]
+        url: String,
+    },
+    /// Abort them, whoever has begun them; their parts are removed
+    Abort {
+        /// s3://BUCKET[/KEY or /PREFIX]
+        #[arg(value_name = "URL")]
+        url: String,
+        /// Only those that were begun so long ago: 7d, 12h
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        older_than: Option<Duration>,
+        /// Abort nothing, print what would be
+        #[arg(short = 'n', long, alias = "dryrun")]
+        dry_run: bool,
     },
 }
 

@@ -4,6 +4,7 @@ mod cp;
 mod listing;
 mod past;
 mod sync;
+mod uploads;
 
 use crate::args::Global;
 use crate::settings;

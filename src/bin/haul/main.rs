@@ -9,7 +9,7 @@ mod settings;
 mod ui;
 mod units;
 
-use args::{Cli, Command, Global};
+use args::{Cli, Command, Global, Uploads};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use haul::{Error, ErrorKind, Result, Stop};
 use std::process::ExitCode;
@@ -112,6 +112,10 @@ async fn dispatch(cli: Cli, matches: &ArgMatches, code: &Arc<AtomicU8>) -> Resul
         Command::Du { url } => session.du(&url).await,
         Command::Stat { url } => session.stat(&url).await,
         Command::Rm { url, recursive, dry_run } => session.rm(&url, recursive, dry_run).await,
+        Command::Uploads { what: Uploads::Ls { url } } => session.list_uploads(&url).await,
+        Command::Uploads { what: Uploads::Abort { url, older_than, dry_run } } => {
+            session.abort_uploads(&url, older_than, dry_run).await
+        }
         Command::Mb { url } => session.mb(&url).await,
         Command::Rb { url } => session.rb(&url).await,
     }

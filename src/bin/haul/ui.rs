@@ -98,6 +98,9 @@ impl Face {
         if !self.quiet && !self.json {
             let elapsed = elapsed.unwrap_or_else(|| self.meter.elapsed());
             note(&text::summary(&summary, self.style, elapsed));
+            if summary.interrupted && self.style == Style::Run {
+                note(&text::left(self.meter.left()));
+            }
         }
         Ok(summary)
     }
@@ -205,6 +208,7 @@ impl Observer for Face {
             }
             Event::Started { key, bytes } => self.meter.started(key, *bytes),
             Event::Moved { key, bytes } => self.meter.moved(key, *bytes),
+            Event::Skipped { key, bytes } => self.meter.skipped(key, *bytes),
             Event::Read { bytes } => self.meter.read(*bytes),
             Event::Disagreement { key, what } => self.disagreement(key, what),
             Event::Finished(outcome) => self.finished(outcome),
@@ -263,6 +267,7 @@ impl Observer for Single {
         match event {
             Event::Started { key, bytes } => self.meter.started_alone(key, *bytes),
             Event::Moved { key, bytes } => self.meter.moved(key, *bytes),
+            Event::Skipped { key, bytes } => self.meter.skipped(key, *bytes),
             Event::Read { bytes } => self.meter.read(*bytes),
             Event::Unread(gap) => {
                 let name = haul::key::printable(gap.name());

@@ -51,17 +51,16 @@ pub(in crate::bucket) fn parse_parts(xml: &[u8]) -> Result<(Vec<PartInfo>, bool)
     Ok((parts.ok_or("a part has no number, size or ETag")?, truncated))
 }
 
-/// A ListMultipartUploads answer.
-pub(in crate::bucket) fn parse_uploads(xml: &[u8]) -> Result<UploadPage, String> {
+/// A ListMultipartUploads answer, its keys `encoded` as in a URL or not.
+pub(in crate::bucket) fn parse_uploads(xml: &[u8], encoded: bool) -> Result<UploadPage, String> {
     let mut rows = Rows::new(["Key", "UploadId", "Initiated"]);
-    let (mut known, mut truncated, mut encoded) = (false, false, false);
+    let (mut known, mut truncated) = (false, false);
     let mut next = (None, None);
     walk(xml, |path, text| {
         known |= path.first() == Some(&"ListMultipartUploadsResult");
         match path {
             [_, "Upload", field] => rows.take(field, text),
             [_, "IsTruncated"] => truncated = text == "true",
-            [_, "EncodingType"] => encoded = text == "url",
             [_, "NextKeyMarker"] => next.0 = Some(text.to_owned()),
             [_, "NextUploadIdMarker"] => next.1 = Some(text.to_owned()),
             _ => {}
@@ -114,19 +113,19 @@ mod tests {
         let seen: Vec<_> = parts.iter().map(|p| (p.number, p.size, p.etag.to_string())).collect();
         assert_eq!(seen, [(1, 5, "x".into()), (2, 6, "y".into())]);
         assert!(truncated);
-        let xml = b"<ListMultipartUploadsResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>\
+        let xml = b"<ListMultipartUploadsResult><IsTruncated>true</IsTruncated>\
             <NextKeyMarker>b+c</NextKeyMarker><NextUploadIdMarker>2</NextUploadIdMarker>\
             <Upload><Key>a%2Fb</Key><UploadId>1</UploadId><Initiator><ID>i</ID></Initiator>\
             <Initiated>2026-01-01T00:00:00.000Z</Initiated></Upload>\
             <Upload><Key>b+c</Key><UploadId>2</UploadId></Upload></ListMultipartUploadsResult>";
-        let page = parse_uploads(xml).unwrap();
+        let page = parse_uploads(xml, true).unwrap();
         let keys: Vec<(&str, &str)> =
             page.uploads.iter().map(|u| (u.key.as_str(), u.id.as_str())).collect();
         assert_eq!(keys, [("a/b", "1"), ("b c", "2")]);
         assert_eq!(page.next, Some(("b c".into(), "2".into())));
         assert!(parse_parts(b"<Error><Code>x</Code></Error>").is_err());
-        assert!(parse_uploads(b"<html></html>").is_err());
+        assert!(parse_uploads(b"<html></html>", false).is_err());
         let none = b"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>";
-        assert_eq!(parse_uploads(none).unwrap(), UploadPage::default());
+        assert_eq!(parse_uploads(none, false).unwrap(), UploadPage::default());
     }
 }

@@ -28,7 +28,8 @@ impl Session {
         }
         let (source, target) = self.ends(copy)?;
         let single = Single::new(&self.global);
-        let control = Control { observer: &single, stop: self.stop.clone() };
+        let state = crate::settings::state_directory(&self.global);
+        let control = Control { observer: &single, stop: self.stop.clone(), state };
         let bytes = match moves {
             true => self.move_one(&source, &target, &control).await,
             false => self.copy_one(&source, &target, &control).await,

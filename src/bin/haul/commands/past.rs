@@ -30,7 +30,7 @@ impl Session {
         let place = settings::place(place, &self.global, &mut None)?;
         let state = settings::state_directory(&self.global).filter(|_| !checksum);
         let face = Single::new(&self.global);
-        let control = Control { observer: &face, stop: self.stop.clone() };
+        let control = Control { observer: &face, stop: self.stop.clone(), state: None };
         let json = self.global.json;
         let mut each = |entry: &haul::Entry, blake3: Blake3| {
             let key = entry.key.as_str();

@@ -77,7 +77,7 @@ impl Session {
 
     async fn run(&self, job: &Job) -> Result<u8> {
         let face = Face::new(&self.global, job);
-        let control = Control { observer: &face, stop: self.stop.clone() };
+        let control = Control { observer: &face, stop: self.stop.clone(), state: None };
         let outcome = haul::run(job, &control).await;
         face.end(outcome).map(|summary| summary.exit_code_of(job.effect))
     }

@@ -124,6 +124,23 @@ impl Meter {
         }
     }
 
+    /// So many bytes need not move after all.
+    pub fn skipped(&self, key: &Key, bytes: u64) {
+        let less = |total: u64| Some(total.saturating_sub(bytes));
+        let _ = self.0.bytes_total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        if let Some(large) = self.large().get_mut(key) {
+            large.bytes += bytes;
+        }
+    }
+
+    /// What a run that is stopped has not done: files, bytes, and whether that is all.
+    pub fn left(&self) -> (u64, u64, bool) {
+        let counters = &self.0;
+        let files = get(&counters.files_total).saturating_sub(get(&counters.files));
+        let bytes = get(&counters.bytes_total).saturating_sub(get(&counters.bytes));
+        (files, bytes, counters.complete.load(Ordering::Relaxed))
+    }
+
     pub fn finished(&self, outcome: &Outcome) {
         if !matches!(outcome.deed, haul::Deed::Update | haul::Deed::Delete) {
             add(&self.0.files, 1);

@@ -75,6 +75,17 @@ pub fn disagreement(key: &Key, what: &str) -> String {
     format!("{:<9} {key}  ({what})", "rotten")
 }
 
+/// What a stopped run has left, and how to go on.
+pub fn left((files, bytes, is_all): (u64, u64, bool)) -> String {
+    let least = if is_all { "" } else { "at least " };
+    format!(
+        "left: {least}{} ({}). Run the same command again to go on: what has arrived, parts of large \
+         files included, is not moved again",
+        HumanCount(files),
+        HumanBytes(bytes)
+    )
+}
+
 /// One line that adds up a run.
 pub fn summary(summary: &Summary, style: Style, elapsed: Duration) -> String {
     let mut parts = Vec::new();
@@ -116,7 +127,7 @@ pub fn summary(summary: &Summary, style: Style, elapsed: Duration) -> String {
     let mut line = parts.join(", ");
     line = format!("{line}; {:.1} s", elapsed.as_secs_f64());
     if s.interrupted {
-        line.push_str("; STOPPED: the same command goes on");
+        line.push_str("; STOPPED");
     }
     line
 }
