@@ -161,8 +161,12 @@ impl<'a> Context<'a> {
         match bucket.abort_upload(object_key, id).await {
             Ok(()) => self.upload_closed(id).await,
             Err(error) => {
-                self.uploads().remove(id);
                 tracing::debug!(%error, "an upload stays");
+                self.uploads().remove(id);
+                if let Some(catalog) = self.unfinished.clone() {
+                    let id = id.to_owned();
+                    self.looked_up(blocking(move || catalog.condemn_upload(&id)).await);
+                }
             }
         }
     }

@@ -236,7 +236,8 @@ impl<'a> Run<'a> {
             self.announce_completeness();
             let waiting = self.work.queue.waiting();
             if running.is_empty() && self.planned && waiting == 0 {
-                return Ok(End::Whole);
+                // What was stopped has not been done, though nothing is under way any more.
+                return Ok(if stop.is_requested() { End::Stopped } else { End::Whole });
             }
             if self.ledger.has_lost(self.job.transfers) {
                 return Ok(End::GaveUp);

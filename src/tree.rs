@@ -178,14 +178,16 @@ impl Tree {
             match rustix::fs::openat(&*parent, temporary.as_str(), flags, mode) {
                 // A killed run has given it its mode already.
                 Err(Errno::ACCESS) if !tried && make_writable(&parent, &temporary) => tried = true,
-                // Or left something else there.
                 Err(error @ (Errno::ACCESS | Errno::LOOP)) => {
                     self.clear_stale(key, &parent, &temporary, error)?;
                 }
                 Err(error) => return Err(self.write_error(key, error)),
                 Ok(file) => {
                     self.lock(key, &file)?;
-                    if is_same_file(&file, &parent, &temporary) {
+                    if let Some(stat) = named_so(&file, &parent, &temporary) {
+                        if stat.st_mode & 0o077 != 0 {
+                            let _ = rustix::fs::fchmod(&file, mode);
+                        }
                         break file;
                     }
                     // Its writer has renamed it between our open and our lock: it is no longer ours.
@@ -207,8 +209,10 @@ impl Tree {
     /// Removes a temporary file that can't be opened for writing, unless a live run has it locked.
     /// Where there is none to remove, the `error` of the opening is the directory's own.
     fn clear_stale(&self, key: &Key, parent: &OwnedFd, name: &str, error: Errno) -> Result<()> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(parent, name, flags, Mode::empty());
+        let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let open = |access| rustix::fs::openat(parent, name, flags | access, Mode::empty());
+        // Some file systems lock only what is open for writing.
+        let file = open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY));
         if let Ok(file) = &file {
             self.lock(key, file)?;
         }
@@ -346,19 +350,19 @@ impl Tree {
     }
 }
 
-/// Lets the owner write a file again that could be read.
+/// Lets the owner write a file again that could only be read, unless a run has it locked.
 fn make_writable(parent: &OwnedFd, name: &str) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = rustix::fs::openat(parent, name, flags, Mode::empty());
-    file.is_ok_and(|file| rustix::fs::fchmod(&file, Mode::from_raw_mode(0o600)).is_ok())
+    let Ok(file) = rustix::fs::openat(parent, name, flags, Mode::empty()) else { return false };
+    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    locked != Err(Errno::AGAIN) && rustix::fs::fchmod(&file, Mode::from_raw_mode(0o600)).is_ok()
 }
 
-fn is_same_file(file: &OwnedFd, parent: &OwnedFd, name: &str) -> bool {
-    let named = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
-    match (rustix::fs::fstat(file), named) {
-        (Ok(open), Ok(named)) => (open.st_ino, open.st_dev) == (named.st_ino, named.st_dev),
-        _ => false,
-    }
+/// What an open file is like, if it has this name.
+fn named_so(file: &OwnedFd, parent: &OwnedFd, name: &str) -> Option<Stat> {
+    let named = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    let open = rustix::fs::fstat(file).ok()?;
+    ((open.st_ino, open.st_dev) == (named.st_ino, named.st_dev)).then_some(open)
 }
 
 /// The process's umask, read without setting it: other threads make files meanwhile.

@@ -1,6 +1,5 @@
 //! Records as rows of the catalog's tables, and back.
 
-use super::unfinished::forget_download;
 use super::{Parts, Record, Side, Stamp};
 use crate::entry::{Signature, Timestamp};
 use crate::fingerprint::{Blake3, ETag};
@@ -46,8 +45,6 @@ pub(super) fn put(
     let (Some(parts), Some(blake3)) = (parts, record.blake3) else {
         return Ok(());
     };
-    // What has parts may have been fetched in ranges: that is over.
-    forget_download(connection, &record.key)?;
     let mut insert =
         // Who only compares does not know the MD5s, which are known already then.
         connection.prepare_cached(

@@ -148,6 +148,14 @@ impl Catalog {
         })
     }
 
+    /// Notes that an upload is not to be gone on with, only to be aborted.
+    pub(crate) fn condemn_upload(&self, upload: &str) -> Result<()> {
+        self.note(|connection| {
+            let update = "UPDATE upload SET file = NULL WHERE id = ?1";
+            connection.prepare_cached(update)?.execute([upload]).map(drop)
+        })
+    }
+
     /// Forgets an upload that is complete, or gone.
     pub(crate) fn close_upload(&self, upload: &str) -> Result<()> {
         self.note(|connection| {
@@ -219,7 +227,7 @@ impl Catalog {
     }
 }
 
-pub(super) fn forget_download(connection: &Connection, key: &Key) -> rusqlite::Result<()> {
+fn forget_download(connection: &Connection, key: &Key) -> rusqlite::Result<()> {
     for delete in
         ["DELETE FROM download WHERE key = ?1", "DELETE FROM fetched_range WHERE key = ?1"]
     {

@@ -2,7 +2,7 @@
 //! from the object itself.
 
 use super::blocking;
-use super::large::{Sending, index_of, may_be_resumed};
+use super::large::{Sending, index_of, is_gone_away};
 use super::parts::{md5_of, ranges};
 use crate::bucket::{ObjectRef, PartRef, PartTag};
 use crate::catalog::Parts;
@@ -81,7 +81,7 @@ impl Sending<'_> {
         let why = match self.bucket.copy_part(part, &same.object, range).await {
             Ok(tag) if md5_of(&tag.etag) == Some(expected) => return Ok(Some(tag)),
             Ok(_) => "a copied part is not the one that was sent".to_owned(),
-            Err(error) if may_be_resumed(&error) || error.kind() == ErrorKind::NotFound => {
+            Err(error) if is_gone_away(&error) || error.kind() == ErrorKind::NotFound => {
                 return Err(error);
             }
             Err(error) => format!("the server does not copy parts ({})", error.cause()),

@@ -96,7 +96,11 @@ fn land(landing: Landing, synced: Result<&(), &Error>) -> Ended {
     let Landing { fetched, entry } = landing;
     let Fetched { staged, deed, bytes, blake3, parts, finding } = fetched;
     let landed = match (synced, staged) {
-        (Err(error), _) => {
+        (Err(error), staged) => {
+            // What is in the cache proves nothing any more.
+            if let Some(staged) = &staged {
+                staged.keep(false);
+            }
             let what = format!("cannot write {}", entry.key);
             Err(Error::new(ErrorKind::Write, what, error.cause()))
         }

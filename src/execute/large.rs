@@ -256,7 +256,13 @@ impl Sending<'_> {
                     self.context.upload_closed(&begun.id).await;
                     continue;
                 }
-                listed => listed?,
+                Err(error) if is_gone_away(&error) => return Err(error),
+                Err(error) => {
+                    self.remark(&format!("{error}; the upload that was begun is given up"));
+                    self.context.give_up(self.bucket, &begun.object_key, &begun.id).await;
+                    continue;
+                }
+                Ok(listed) => listed,
             };
             let recorded = match self.context.unfinished.clone() {
                 None => Vec::new(),
@@ -421,23 +427,24 @@ pub(super) fn index_of(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX) - 1
 }
 
-/// True where an upload that failed so is worth keeping: the server or the run went away.
+/// True where the server or the run went away: another request would not do better.
+pub(super) fn is_gone_away(error: &Error) -> bool {
+    use ErrorKind::{Busy, Hung, Interrupted, Network};
+    matches!(error.kind(), Network | Hung | Busy | Interrupted)
+}
+
+/// True where a transfer that failed so is worth keeping.
 pub(super) fn may_be_resumed(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Network
-            | ErrorKind::Hung
-            | ErrorKind::Busy
-            | ErrorKind::Interrupted
-            | ErrorKind::Setup
-    )
+    is_gone_away(error) || error.kind() == ErrorKind::Setup
 }
 
 /// True where an upload from the start may succeed.
 fn begins_again(error: &Error, is_plain: bool) -> bool {
     match error.kind() {
         ErrorKind::NotFound => true,
-        ErrorKind::Precondition | ErrorKind::Corrupt | ErrorKind::Protocol => !is_plain,
+        ErrorKind::Precondition | ErrorKind::Corrupt | ErrorKind::Protocol | ErrorKind::Denied => {
+            !is_plain
+        }
         _ => false,
     }
 }
@@ -461,6 +468,8 @@ async fn read_part(
     blocking(move || {
         let mut digest = signing.hasher();
         source.read_into(buffer.as_mut()?, offset, |piece| digest.update(piece))?;
+        // A later run will trust this part, though this one may not come to its end.
+        source.check_unchanged()?;
         if let Some(expected) = expected {
             source.check_part(buffer.as_ref(), offset, &expected)?;
         }

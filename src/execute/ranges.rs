@@ -11,7 +11,7 @@ use crate::bucket::ObjectInfo;
 use crate::catalog::{Catalog, Parts, Stamp, glance};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::hash::PartHasher;
+use crate::hash::{PartHasher, group_parts};
 use crate::tree::Staged;
 use blake3::hazmat::ChainingValue;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -56,18 +56,24 @@ async fn take_up(fetch: &Fetch<'_>) -> Result<TakenUp> {
             or_tell(error);
             None
         });
+        // Without an ETag two versions can't be told apart.
+        let catalog = catalog.filter(|_| Stamp::of_object(&etag).is_some());
         let begun = begun.flatten().filter(|begun| begun.etag == etag && begun.size == size);
-        let staged = match &begun {
-            Some(_) => tree.stage_again(&key),
-            None => tree.stage(&key),
+        let staged = match begun.filter(|_| catalog.is_some()) {
+            Some(begun) => tree.stage_again(&key).and_then(|staged| {
+                staged.keep(true);
+                let is_empty = staged.with_file(File::metadata).is_none_or(|m| m.len() == 0);
+                let made = if is_empty { staged.reserve(size) } else { staged.resize(size) };
+                made.map(|()| (staged, Some(begun)))
+            }),
+            None => {
+                tree.stage(&key).and_then(|staged| staged.reserve(size).map(|()| (staged, None)))
+            }
         };
-        let staged = match staged {
+        let (staged, begun) = match staged {
             Ok(staged) => staged,
             Err(error) => return (Err(error), trouble),
         };
-        if let Err(error) = staged.reserve(size) {
-            return (Err(error), trouble);
-        }
         let is_remembered = match (&begun, catalog) {
             (Some(_), _) => true,
             (None, None) => false,
@@ -88,9 +94,8 @@ async fn take_up(fetch: &Fetch<'_>) -> Result<TakenUp> {
 /// The file that is at the target's place, as far as it holds what the object holds.
 struct Old {
     file: Arc<File>,
-    part_bytes: u64,
-    /// For each part of the object.
-    same: Vec<bool>,
+    /// Where the ranges begin that it holds, and their hashes.
+    ranges: HashMap<u64, ChainingValue>,
 }
 
 impl Old {
@@ -101,31 +106,44 @@ impl Old {
         let length = file.metadata().ok()?.len();
         let parts = known_parts(fetch).await?;
         let (file, size) = (Arc::new(file), fetch.entry.size);
-        let same: Vec<bool> = stream::iter(ranges(size, parts.part_bytes).zip(parts.hashes))
-            .map(|(range, expected)| {
-                let file = Arc::clone(&file);
-                async move {
-                    if range.end > length || fetch.context.stop.is_requested() {
-                        return false;
+        let all = parts.hashes.len();
+        let found: Vec<Option<Vec<(u64, ChainingValue)>>> =
+            stream::iter(ranges(size, parts.part_bytes).zip(parts.hashes))
+                .map(|(part, expected)| {
+                    let file = Arc::clone(&file);
+                    async move {
+                        if part.end > length || fetch.context.stop.is_requested() {
+                            return None;
+                        }
+                        let _turn = fetch.context.hashing().await;
+                        fetch.context.read(part.end - part.start);
+                        blocking(move || hash_part(&file, part, &expected)).await
                     }
-                    let (_turn, bytes) = (fetch.context.hashing().await, range.end - range.start);
-                    let hash = blocking(move || hash_range(&file, range)).await;
-                    fetch.context.read(bytes);
-                    hash.is_ok_and(|hash| hash == expected)
-                }
-            })
-            .buffered(fetch.context.threads)
-            .collect()
-            .await;
-        let count = same.iter().filter(|same| **same).count();
-        fetch.remark(&format!("{count} of {} parts are in the old file", same.len()));
-        (count > 0).then_some(Self { file, part_bytes: parts.part_bytes, same })
+                })
+                .buffered(fetch.context.threads)
+                .collect()
+                .await;
+        let count = found.iter().flatten().count();
+        fetch.remark(&format!("{count} of {all} parts are in the old file"));
+        let ranges = found.into_iter().flatten().flatten().collect();
+        (count > 0).then_some(Self { file, ranges })
     }
+}
 
-    fn has(&self, range: &Range<u64>) -> bool {
-        let index = usize::try_from(range.start / self.part_bytes).unwrap_or(usize::MAX);
-        self.same.get(index) == Some(&true)
-    }
+/// The hashes of the ranges of one part of a file, if it is what is expected. Blocks.
+fn hash_part(
+    file: &File,
+    part: Range<u64>,
+    expected: &ChainingValue,
+) -> Option<Vec<(u64, ChainingValue)>> {
+    let starts = ranges(part.end - part.start, RANGE_BYTES);
+    let all: std::io::Result<Vec<(u64, ChainingValue)>> = starts
+        .map(|range| part.start + range.start..part.start + range.end)
+        .map(|range| Ok((range.start, hash_range(file, range)?)))
+        .collect();
+    let all = all.ok()?;
+    let values: Vec<ChainingValue> = all.iter().map(|(_, value)| *value).collect();
+    (group_parts(&values, values.len()).first() == Some(expected)).then_some(all)
 }
 
 /// The hashes of the object's parts, from the catalog of this pair, or of one that sends there.
@@ -232,13 +250,14 @@ impl Ranged<'_> {
         blocking(move || staged.with_file(|file| hash_range(file, range))).await
     }
 
-    /// Copies a range of the old file. What counts is the hash of the copy.
+    /// Copies a range of the old file. None where the copy is not what was hashed there.
     async fn taken_from_old(&self, range: &Range<u64>) -> Result<Option<ChainingValue>> {
-        let Some(old) = self.old.as_ref().filter(|old| old.has(range)) else { return Ok(None) };
+        let Some(old) = &self.old else { return Ok(None) };
+        let Some(expected) = old.ranges.get(&range.start) else { return Ok(None) };
         let (staged, file, copied) =
             (Arc::clone(&self.staged), Arc::clone(&old.file), range.clone());
         blocking(move || staged.copy_range(&file, copied)).await?;
-        Ok(self.hash(range).await)
+        Ok(self.hash(range).await.filter(|value| value == expected))
     }
 
     async fn record(&self, start: u64, value: ChainingValue) {

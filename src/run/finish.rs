@@ -35,7 +35,10 @@ impl Run<'_> {
         if self.ledger.summary.interrupted {
             return Ok(());
         }
-        if self.ledger.summary.failed == 0 && self.job.effect == Effect::Apply {
+        let summary = &self.ledger.summary;
+        // A file that can't be read now may be gone on with later.
+        let is_clean = summary.failed + summary.unreadable + summary.changed == 0;
+        if is_clean && self.job.effect == Effect::Apply {
             leftovers::clear(self.context, self.route, &self.job.filter).await;
         }
         self.learn_ends();

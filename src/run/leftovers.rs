@@ -1,6 +1,7 @@
 //! What earlier runs of this pair have left unfinished and nobody goes on with: uploads that the catalog
 //! knows are aborted, temporary files removed. What others have begun is not haul's to end.
 
+use crate::error::ErrorKind;
 use crate::execute::{Context, blocking};
 use crate::route::Route;
 use crate::scan::Filter;
@@ -24,7 +25,15 @@ pub(super) async fn clear(context: &Context<'_>, route: &Route<'_>, filter: &Fil
     let Some(tree) = route.tree().cloned() else { return };
     let stale: Vec<_> = downloads.into_iter().filter(|key| filter.admits(key.as_str())).collect();
     let cleared = blocking(move || {
-        stale.iter().try_for_each(|key| tree.clear(key).and_then(|()| catalog.close_download(key)))
+        let mut cleared = Ok(());
+        for key in &stale {
+            match tree.clear(key) {
+                Err(error) if error.kind() != ErrorKind::Refused => cleared = Err(error),
+                // Where no file can be is none of ours.
+                Ok(()) | Err(_) => cleared = catalog.close_download(key).and(cleared),
+            }
+        }
+        cleared
     });
     context.looked_up(cleared.await);
 }

@@ -58,6 +58,15 @@ impl Drop for Slot {
 }
 
 impl Staged {
+    /// Cuts or extends the file to `bytes`: what a run before left may be longer.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn resize(&self, bytes: u64) -> Result<()> {
+        let resized = self.file.as_ref().map_or(Ok(()), |file| file.set_len(bytes));
+        resized.map_err(|e| self.write_error(e))
+    }
+
     /// Whether it stays where it is when it is dropped, for a run that will go on with it.
     pub fn keep(&self, keep: bool) {
         self.slot.kept.store(keep, Ordering::Relaxed);
@@ -82,7 +91,7 @@ impl Staged {
         while to < range.end {
             let left = usize::try_from(range.end - to).unwrap_or(usize::MAX);
             match rustix::fs::copy_file_range(file, Some(&mut from), own, Some(&mut to), left) {
-                // It has become shorter: the hash will tell.
+                // It has become shorter, or can't be read: the hash will tell.
                 Ok(0) => return Ok(()),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::FBIG)) => {
@@ -90,9 +99,10 @@ impl Staged {
                 }
                 Err(_) => {
                     let mut piece = vec![0; left.min(1 << 20)];
-                    let read = file.read_exact_at(&mut piece, to);
-                    read.and_then(|()| own.write_all_at(&piece, to))
-                        .map_err(|e| self.write_error(e))?;
+                    if file.read_exact_at(&mut piece, to).is_err() {
+                        return Ok(());
+                    }
+                    own.write_all_at(&piece, to).map_err(|e| self.write_error(e))?;
                     to += piece.len() as u64;
                     from = to;
                 }
