@@ -6,6 +6,7 @@
     make bench-peers ARGS="--server rgw"       ... on Ceph RGW (or seaweed) instead of in memory
     make bench-peers ARGS=--million            nothing to do for 20,000 and for 1,000,000 keys
     make bench-peers ARGS=--progress           what haul's progress bars take
+    make bench-peers ARGS=--parts              what is sent twice of large files (Ceph RGW)
 
 With --write the result goes into benches/RESULTS.md as well, and that of the first becomes
 benches/results.svg.
@@ -25,7 +26,7 @@ import tempfile
 from pathlib import Path
 
 from comparison import report
-from comparison.modes import TOOL_NAMES, Options, Result, million, progress, transfers
+from comparison.modes import TOOL_NAMES, Options, Result, million, parts, progress, transfers
 
 TMPFS = Path("/dev/shm")
 # A file of a few bytes takes a page and an inode.
@@ -41,8 +42,9 @@ def parse() -> argparse.Namespace:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--million", action="store_true", help="measure no-ops of many keys")
     mode.add_argument("--progress", action="store_true", help="measure the progress bars")
+    mode.add_argument("--parts", action="store_true", help="measure kills and changes in part")
     mode.add_argument("--delay-ms", type=int, default=0, help="what each answer waits")
-    parser.add_argument("--server", choices=("memory", "rgw", "seaweed"), default="memory")
+    parser.add_argument("--server", choices=("memory", "rgw", "seaweed"))
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--files", type=int, help="small files (20,000; 5,000 with --delay-ms)")
     parser.add_argument("--large-mib", type=int, help="the large file (2048; 512 with --delay-ms)")
@@ -50,6 +52,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tools", default=",".join(TOOL_NAMES), help="%(default)s")
     parser.add_argument("--write", action="store_true", help="put the result into RESULTS.md")
     arguments = parser.parse_args()
+    arguments.server = arguments.server or ("rgw" if arguments.parts else "memory")
+    if arguments.parts and arguments.server == "memory":
+        parser.error("the server in memory copies no parts")
     if arguments.server != "memory" and (arguments.delay_ms or arguments.million):
         parser.error("only the server in memory can do that")
     if arguments.runs < 1:
@@ -61,7 +66,7 @@ def parse() -> argparse.Namespace:
 
 def resolve(arguments: argparse.Namespace) -> Options:
     """The options, with what was not given as the mode has it."""
-    is_far = bool(arguments.delay_ms)
+    is_far = bool(arguments.delay_ms) or arguments.parts
     return Options(
         haul=built("BENCH_HAUL"),
         s3server=built("BENCH_S3SERVER"),
@@ -124,7 +129,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = parse()
     options = resolve(arguments)
-    mode = million if arguments.million else progress if arguments.progress else transfers
+    modes = {"million": million, "progress": progress, "parts": parts}
+    mode = next((mode for name, mode in modes.items() if getattr(arguments, name)), transfers)
     base = choose_base(needed_bytes(arguments, options))
     with tempfile.TemporaryDirectory(prefix="haul-bench.", dir=base) as root:
         result = mode(options, Path(root))

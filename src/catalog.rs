@@ -20,7 +20,7 @@ pub use history::{History, PastRun};
 pub(crate) use lock::Lock;
 pub use lock::Runner;
 pub use record::{Parts, Record, Stamp};
-pub(crate) use unfinished::{OpenUpload, SentContent, SentFile};
+pub(crate) use unfinished::{FetchedRange, OpenUpload, SentContent, SentFile};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::{Blake3, ETag};

@@ -10,19 +10,24 @@ from pathlib import Path
 
 from .chart import draw
 from .measure import Usage
+from .parts import changed, interrupted
+from .relay import relayed
 from .report import Medians, Table, figures_table, ratios_table
 from .server import Server, memory_server, real_server
 from .session import Cell, Figures, Session, summary
-from .tools import Haul, Juicefs, Rclone, S5cmd, Tool, find_peer
+from .tools import Haul, Juicefs, Rclone, S3cmd, S5cmd, Tool, find_peer
 from .workloads import Workload, large, make_synthetic, mixed, small
 
 BUCKET, SYNTHETIC = f"bench-{os.getpid()}", "synthetic"
 FEW_KEYS = 20_000
 BARS, NO_BARS = "--progress", "--no-progress"
-KINDS: tuple[type[Tool], ...] = (Haul, Juicefs, S5cmd, Rclone)
-TOOL_NAMES = tuple(kind.name for kind in KINDS)
+KINDS: tuple[type[Tool], ...] = (Haul, Juicefs, S5cmd, Rclone, S3cmd)
+# One request at a time is no rival in speed.
+TOOL_NAMES = tuple(kind.name for kind in KINDS if kind is not S3cmd)
+# So slow that a kill in the middle is one.
+RELAY_RATE = 200_000_000
 # Each tool's own default, which haul finds out as it goes; but rclone's would be 4.
-IN_FLIGHT = {"haul": None, "juicefs": 10, "s5cmd": 256, "rclone": 64}
+IN_FLIGHT = {"haul": None, "juicefs": 10, "s5cmd": 256, "rclone": 64, "s3cmd": 1}
 # Where each answer is far away, 10 would be all that is measured. On loopback more of them cost
 # juicefs CPU and memory, and bring nothing.
 FAR_IN_FLIGHT = IN_FLIGHT | {"juicefs": 64}
@@ -154,6 +159,22 @@ def progress(options: Options, root: Path) -> Result:
     tables = [_progress_table(medians), figures_table(medians, {})]
     notes = [f"runs: {options.runs}; stderr is a terminal"]
     return Result("Progress bars", server, _versions([session.haul]), tables, notes)
+
+
+def parts(options: Options, root: Path) -> Result:
+    """What is sent of a large file after a kill, and of one that has changed in part."""
+    size = options.large_mib << 20
+    with real_server(options.server) as server, relayed(server, RELAY_RATE) as (seen, relay):
+        tools = options.make_tools((*TOOL_NAMES, "s3cmd"), seen)
+        session = Session(root, seen, tools[0], BUCKET)
+        with session.bucket():
+            tables = [
+                interrupted(session, relay, tools, size),
+                changed(session, relay, tools, size),
+            ]
+    notes = [f"1 run; {RELAY_RATE // 10**6} MB/s each way, counted on the way; {_in_flight(tools)}"]
+    title = f"Sent once more, {server.title}"
+    return Result(title, server, _versions(tools), tables, notes)
 
 
 def _progress_rounds(session: Session, workload: Workload, runs: int) -> Figures:

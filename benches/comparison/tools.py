@@ -38,6 +38,14 @@ class Tool:
         """The same upload once more, in each way that the tool has, by the way's name."""
         return {self.name: self.up(directory, place)}
 
+    def up_again(self, directory: Path, place: str) -> list[str]:
+        """An upload that goes on with one that was cut, if the tool can."""
+        return self.up(directory, place)
+
+    def down_again(self, place: str, directory: Path) -> list[str]:
+        """A download that goes on with one that was cut, if the tool can."""
+        return self.down(place, directory)
+
     def environment(self) -> dict[str, str]:
         """Variables of this tool alone."""
         return {}
@@ -144,6 +152,34 @@ class Rclone(Tool):
     def _sync(self, source: str, target: str) -> list[str]:
         limits = [*self._limit("--transfers"), *self._limit("--checkers")]
         return [self.program, "sync", *limits, source, target]
+
+
+@dataclass(frozen=True)
+class S3cmd(Tool):
+    """One request at a time; goes on with a put or get of the same file where it is told to."""
+
+    name = "s3cmd"
+    runs_once = True
+
+    def up(self, directory: Path, place: str) -> list[str]:
+        return self._run("sync", f"{directory}/", f"s3://{place}/")
+
+    def down(self, place: str, directory: Path) -> list[str]:
+        return self._run("sync", f"s3://{place}/", f"{directory}/")
+
+    def up_again(self, directory: Path, place: str) -> list[str]:
+        return self._run("put", "--continue-put", "--recursive", f"{directory}/", f"s3://{place}/")
+
+    def down_again(self, place: str, directory: Path) -> list[str]:
+        return self._run("get", "--continue", "--recursive", f"s3://{place}/", f"{directory}/")
+
+    def _run(self, *arguments: str) -> list[str]:
+        variables = self.server.environment
+        access = f"--access_key={variables['AWS_ACCESS_KEY_ID']}"
+        secret = f"--secret_key={variables['AWS_SECRET_ACCESS_KEY']}"
+        address = self.server.address
+        where = [f"--host={address}", f"--host-bucket={address}", "--no-ssl", "--config=/dev/null"]
+        return [self.program, "--quiet", access, secret, *where, *arguments]
 
 
 def find_peer(name: str, bin_folder: Path) -> str:

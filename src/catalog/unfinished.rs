@@ -60,9 +60,19 @@ pub struct OpenDownload {
     pub etag: ETag,
     /// Its bytes.
     pub size: u64,
-    /// Where the ranges begin that are in the temporary file, and the chaining values of their BLAKE3
-    /// subtrees.
-    pub ranges: Vec<(u64, ChainingValue)>,
+    /// What is in the temporary file of each range.
+    pub ranges: Vec<FetchedRange>,
+}
+
+/// The beginning of a range, or all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchedRange {
+    /// Where the range begins in the object.
+    pub start: u64,
+    /// Bytes from there that are in the temporary file.
+    pub bytes: u64,
+    /// The chaining value of their BLAKE3 subtree.
+    pub hash: ChainingValue,
 }
 
 pub(super) const TABLES: &str = "
@@ -78,7 +88,8 @@ pub(super) const TABLES: &str = "
         key BLOB PRIMARY KEY, etag TEXT NOT NULL, size INTEGER NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE fetched_range (
-        key BLOB, start INTEGER, hash BLOB NOT NULL, PRIMARY KEY (key, start)
+        key BLOB, start INTEGER, bytes INTEGER NOT NULL, hash BLOB NOT NULL,
+        PRIMARY KEY (key, start)
     ) WITHOUT ROWID;
 ";
 
@@ -181,11 +192,12 @@ impl Catalog {
         })
     }
 
-    /// Notes a range that is in the temporary file.
-    pub(crate) fn fetched_range(&self, key: &Key, start: u64, hash: &ChainingValue) -> Result<()> {
+    /// Notes how much of a range is in the temporary file.
+    pub(crate) fn fetched_range(&self, key: &Key, range: &FetchedRange) -> Result<()> {
         self.note(|connection| {
-            let insert = "INSERT OR REPLACE INTO fetched_range VALUES (?1, ?2, ?3)";
-            let row = params![key.as_str().as_bytes(), start.cast_signed(), hash];
+            let insert = "INSERT OR REPLACE INTO fetched_range VALUES (?1, ?2, ?3, ?4)";
+            let (start, bytes) = (range.start.cast_signed(), range.bytes.cast_signed());
+            let row = params![key.as_str().as_bytes(), start, bytes, range.hash];
             connection.prepare_cached(insert)?.execute(row).map(drop)
         })
     }
@@ -200,9 +212,13 @@ impl Catalog {
             let Some((etag, size)) = select.query_row([key], read).optional()? else {
                 return Ok(None);
             };
-            let mut select = connection
-                .prepare_cached("SELECT start, hash FROM fetched_range WHERE key = ?1")?;
-            let range = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?));
+            let select = "SELECT start, bytes, hash FROM fetched_range WHERE key = ?1";
+            let mut select = connection.prepare_cached(select)?;
+            let range = |row: &Row<'_>| {
+                let (start, bytes): (i64, i64) = (row.get(0)?, row.get(1)?);
+                let (start, bytes) = (start.cast_unsigned(), bytes.cast_unsigned());
+                Ok(FetchedRange { start, bytes, hash: row.get(2)? })
+            };
             let ranges = select.query_map([key], range)?.collect::<rusqlite::Result<_>>()?;
             Ok(Some(OpenDownload { etag: ETag::parse(&etag), size: size.cast_unsigned(), ranges }))
         })

@@ -5,16 +5,18 @@ use super::landing::Fetched;
 use super::proof::{Finding, Proof, ProofHasher};
 use super::{blocking, go_on};
 use crate::bucket::ObjectInfo;
-use crate::catalog::Parts;
+use crate::catalog::{Catalog, FetchedRange, Parts};
 use crate::error::Result;
 use crate::event::Deed;
 use crate::fingerprint::Blake3;
 use crate::hash::{PartHasher, group_parts, merge_parts};
+use crate::key::Key;
 use crate::stop::Stop;
 use crate::tree::Staged;
 use blake3::hazmat::ChainingValue;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What came of a fetch whose bytes are in `staged`.
 pub(super) fn fetched(
@@ -33,11 +35,20 @@ pub(super) fn fetched(
 /// What hashes the bytes of a range on their way to the disk.
 pub(super) trait Hasher: Send + 'static {
     fn update(&mut self, bytes: &[u8]);
+
+    /// What is remembered of the bytes so far; none where nothing is.
+    fn value(&self) -> Option<ChainingValue> {
+        None
+    }
 }
 
 impl Hasher for PartHasher {
     fn update(&mut self, bytes: &[u8]) {
         Self::update(self, bytes);
+    }
+
+    fn value(&self) -> Option<ChainingValue> {
+        Some(self.chaining_value())
     }
 }
 
@@ -47,32 +58,57 @@ impl Hasher for ProofHasher {
     }
 }
 
+/// Where it is noted how far a range has come.
+pub(super) struct Marks {
+    pub catalog: Arc<Catalog>,
+    pub key: Key,
+    pub start: u64,
+    pub last: Instant,
+}
+
+/// How much time may have been spent on what is not noted yet.
+const MARK_EVERY: Duration = Duration::from_millis(250);
+
+impl Marks {
+    fn note(&mut self, end: u64, hasher: &impl Hasher) -> Result<()> {
+        if self.last.elapsed() < MARK_EVERY {
+            return Ok(());
+        }
+        let Some(hash) = hasher.value() else { return Ok(()) };
+        self.last = Instant::now();
+        let range = FetchedRange { start: self.start, bytes: end - self.start, hash };
+        self.catalog.fetched_range(&self.key, &range)
+    }
+}
+
 pub(super) struct Writer<'a, H> {
     pub staged: &'a Arc<Staged>,
     /// None before the first answer.
     pub hasher: Option<H>,
     pub position: u64,
+    pub marks: Option<Marks>,
 }
 
 impl<H: Hasher> Writer<'_, H> {
     pub(super) async fn write(&mut self, frames: Vec<Bytes>) -> Result<()> {
         let staged = Arc::clone(self.staged);
         let mut hasher = self.hasher.take();
-        let position = self.position;
-        let (outcome, hasher) = blocking(move || {
+        let (position, mut marks) = (self.position, self.marks.take());
+        let (outcome, hasher, marks) = blocking(move || {
             let running = hasher.as_mut().expect("the first answer has come");
             for frame in &frames {
                 running.update(frame);
             }
-            (
-                staged
-                    .write_at(&frames, position)
-                    .map(|()| frames.iter().map(|f| f.len() as u64).sum::<u64>()),
-                hasher,
-            )
+            let bytes = frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+            let written = staged.write_at(&frames, position).map(|()| bytes);
+            if let (Ok(bytes), Some(marks)) = (&written, &mut marks) {
+                // What is not noted is only fetched again.
+                let _ = marks.note(position + bytes, running);
+            }
+            (written, hasher, marks)
         })
         .await;
-        self.hasher = hasher;
+        (self.hasher, self.marks) = (hasher, marks);
         self.position += outcome?;
         Ok(())
     }

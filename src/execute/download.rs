@@ -19,7 +19,6 @@ use crate::key::Key;
 use crate::tree::{Staged, Tree};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 /// Objects larger than this are fetched in ranges of this size: a power of two, so that BLAKE3 can
@@ -367,7 +366,8 @@ impl Fetch<'_> {
         let _memory = self.room().await;
         let (staged, info) = (self.stage().await?, OnceLock::new());
         let hasher = |info: &ObjectInfo| Proof::of(info).hasher();
-        let hasher = self.range(0..self.entry.size, &staged, &info, hasher).await?;
+        let writer = Writer { staged: &staged, hasher: None, position: 0, marks: None };
+        let hasher = self.range(writer, self.entry.size, &info, hasher).await?;
         let info = info.into_inner().ok_or_else(|| self.wrong_length())?;
         let (what, stop) = (self.what(), self.context.stop.clone());
         blocking(move || {
@@ -395,29 +395,28 @@ impl Fetch<'_> {
         self.context.budget.take(2 * GATHER_BYTES as u64 + MIB).await
     }
 
-    /// One range, hashed and written as it arrives, resumed where its body breaks.
+    /// One range up to `end`, hashed and written as it arrives, resumed where its body breaks.
     pub(super) async fn range<H: Hasher>(
         &self,
-        range: Range<u64>,
-        staged: &Arc<Staged>,
+        mut writer: Writer<'_, H>,
+        end: u64,
         info: &OnceLock<ObjectInfo>,
         hasher: impl Fn(&ObjectInfo) -> H,
     ) -> Result<H> {
-        let mut writer = Writer { staged, hasher: None, position: range.start };
         let mut broken = 0;
-        while writer.position < range.end {
+        while writer.position < end {
             let from = writer.position;
             // A checksum of the whole comes only with the whole.
-            let rest = from..range.end;
+            let rest = from..end;
             let rest = (rest != (0..self.entry.size)).then_some(rest);
             let content = self.bucket.get(self.object_key, rest, Some(self.etag()?)).await?;
             self.check_size(&content.info)?;
             let info = info.get_or_init(|| content.info);
             writer.hasher.get_or_insert_with(|| hasher(info));
-            let ended = self.drain(content.body, &mut writer, range.end).await;
+            let ended = self.drain(content.body, &mut writer, end).await;
             broken = if writer.position > from { 0 } else { broken + 1 };
             match ended {
-                Ok(()) if writer.position < range.end && broken > RESUMES => {
+                Ok(()) if writer.position < end && broken > RESUMES => {
                     return Err(self.wrong_length());
                 }
                 Err(error) if !may_resume(&error, broken) => return Err(error),

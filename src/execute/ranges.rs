@@ -1,14 +1,14 @@
 //! Large downloads: ranges in parallel. What is here already is not fetched again: the ranges that a run
 //! before left in the temporary file, and those of the old file that are the object's, too.
 
-use super::arrival::{fetched, parts_of, verify_parts};
+use super::arrival::{Marks, Writer, fetched, parts_of, verify_parts};
 use super::download::{Fetch, RANGE_BYTES};
 use super::landing::Fetched;
 use super::large::may_be_resumed;
 use super::parts::{PARTS_IN_FLIGHT, ranges};
 use super::{blocking, go_on};
 use crate::bucket::ObjectInfo;
-use crate::catalog::{Catalog, Parts, Stamp, glance};
+use crate::catalog::{Catalog, FetchedRange, Parts, Stamp, glance};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::hash::{PartHasher, group_parts};
@@ -21,6 +21,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 /// Fetches an object in ranges.
 pub(super) async fn in_ranges(fetch: &Fetch<'_>) -> Result<Fetched> {
@@ -40,9 +41,9 @@ pub(super) async fn in_ranges(fetch: &Fetch<'_>) -> Result<Fetched> {
     }
 }
 
-/// The temporary file, and what a run before left in it: where the ranges begin, and their hashes. The
-/// catalog, where that can be remembered of this one.
-type TakenUp = (Arc<Staged>, HashMap<u64, ChainingValue>, Option<Arc<Catalog>>);
+/// The temporary file, and what a run before left in it, by where the ranges begin. The catalog, where that
+/// can be remembered of this one.
+type TakenUp = (Arc<Staged>, HashMap<u64, FetchedRange>, Option<Arc<Catalog>>);
 
 async fn take_up(fetch: &Fetch<'_>) -> Result<TakenUp> {
     let (tree, key, size) = (Arc::clone(fetch.tree), fetch.entry.key.clone(), fetch.entry.size);
@@ -82,7 +83,8 @@ async fn take_up(fetch: &Fetch<'_>) -> Result<TakenUp> {
             }
         };
         staged.keep(is_remembered);
-        let found = begun.map(|begun| begun.ranges.into_iter().collect()).unwrap_or_default();
+        let ranges = begun.map(|begun| begun.ranges).unwrap_or_default();
+        let found = ranges.into_iter().map(|range| (range.start, range)).collect();
         let recorder = catalog.filter(|_| is_remembered).map(Arc::clone);
         (Ok((Arc::new(staged), found, recorder)), trouble)
     })
@@ -139,7 +141,7 @@ fn hash_part(
     let starts = ranges(part.end - part.start, RANGE_BYTES);
     let all: std::io::Result<Vec<(u64, ChainingValue)>> = starts
         .map(|range| part.start + range.start..part.start + range.end)
-        .map(|range| Ok((range.start, hash_range(file, range)?)))
+        .map(|range| Ok((range.start, hash_range(file, range)?.chaining_value())))
         .collect();
     let all = all.ok()?;
     let values: Vec<ChainingValue> = all.iter().map(|(_, value)| *value).collect();
@@ -169,8 +171,8 @@ async fn known_parts(fetch: &Fetch<'_>) -> Option<Parts> {
         .then_some(parts)
 }
 
-/// The chaining value of a range of a file. Blocks.
-fn hash_range(file: &File, range: Range<u64>) -> std::io::Result<ChainingValue> {
+/// Hashes a range of a file. Blocks.
+fn hash_range(file: &File, range: Range<u64>) -> std::io::Result<PartHasher> {
     let mut hasher = PartHasher::new(range.start);
     let mut buffer = vec![0; 256 << 10];
     let mut position = range.start;
@@ -181,13 +183,13 @@ fn hash_range(file: &File, range: Range<u64>) -> std::io::Result<ChainingValue> 
         hasher.update(piece);
         position += wanted as u64;
     }
-    Ok(hasher.chaining_value())
+    Ok(hasher)
 }
 
 struct Ranged<'a> {
     fetch: &'a Fetch<'a>,
     staged: Arc<Staged>,
-    found: HashMap<u64, ChainingValue>,
+    found: HashMap<u64, FetchedRange>,
     old: Option<Old>,
     recorder: Option<Arc<Catalog>>,
     info: OnceLock<ObjectInfo>,
@@ -220,32 +222,50 @@ impl Ranged<'_> {
 
     /// One range, from wherever it is.
     async fn bring(&self, range: Range<u64>) -> Result<ChainingValue> {
-        let (fetch, start, bytes) = (self.fetch, range.start, range.end - range.start);
+        let (fetch, start) = (self.fetch, range.start);
         go_on(&fetch.context.stop)?;
-        if let Some(expected) = self.found.get(&start)
-            && self.hash(&range).await == Some(*expected)
+        let begun = self.begun(&range).await;
+        let position = begun.as_ref().map_or(start, |(_, position)| *position);
+        if position < range.end
+            && let Some(value) = self.taken_from_old(&range).await?
         {
-            fetch.skipped(bytes);
-            return Ok(*expected);
-        }
-        if let Some(value) = self.taken_from_old(&range).await? {
-            fetch.skipped(bytes);
-            self.record(start, value).await;
+            fetch.skipped(range.end - start);
+            self.record(&range, value).await;
             return Ok(value);
+        }
+        fetch.skipped(position - start);
+        let begun = begun.map(|(hasher, _)| hasher);
+        if let (Some(hasher), true) = (&begun, position == range.end) {
+            return Ok(hasher.chaining_value());
         }
         let _memory = fetch.room().await;
         go_on(&fetch.context.stop)?;
+        let marks = self.recorder.as_ref().map(|catalog| Marks {
+            catalog: Arc::clone(catalog),
+            key: fetch.entry.key.clone(),
+            start,
+            last: Instant::now(),
+        });
+        let writer = Writer { staged: &self.staged, hasher: begun, position, marks };
         let hasher = |_: &ObjectInfo| PartHasher::new(start);
-        let hasher = fetch.range(range, &self.staged, &self.info, hasher).await?;
+        let hasher = fetch.range(writer, range.end, &self.info, hasher).await?;
         let value = hasher.chaining_value();
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.record(start, value).await;
+        self.bytes.fetch_add(range.end - position, Ordering::Relaxed);
+        self.record(&range, value).await;
         Ok(value)
     }
 
-    /// The hash of a range of the temporary file; none where that can't be read.
-    async fn hash(&self, range: &Range<u64>) -> Option<ChainingValue> {
-        let (staged, range) = (Arc::clone(&self.staged), range.clone());
+    /// The hasher of what the temporary file has of a range, and where that ends.
+    async fn begun(&self, range: &Range<u64>) -> Option<(PartHasher, u64)> {
+        let FetchedRange { start, bytes, hash } = *self.found.get(&range.start)?;
+        let end = start.checked_add(bytes).filter(|end| *end <= range.end)?;
+        let hasher = self.hash(start..end).await?;
+        (hasher.chaining_value() == hash).then_some((hasher, end))
+    }
+
+    /// Hashes what is in the temporary file; none where that can't be read.
+    async fn hash(&self, range: Range<u64>) -> Option<PartHasher> {
+        let staged = Arc::clone(&self.staged);
         let _turn = self.fetch.context.hashing().await;
         blocking(move || staged.with_file(|file| hash_range(file, range))).await
     }
@@ -257,13 +277,15 @@ impl Ranged<'_> {
         let (staged, file, copied) =
             (Arc::clone(&self.staged), Arc::clone(&old.file), range.clone());
         blocking(move || staged.copy_range(&file, copied)).await?;
-        Ok(self.hash(range).await.filter(|value| value == expected))
+        let value = self.hash(range.clone()).await.map(|hasher| hasher.chaining_value());
+        Ok(value.filter(|value| value == expected))
     }
 
-    async fn record(&self, start: u64, value: ChainingValue) {
+    async fn record(&self, range: &Range<u64>, hash: ChainingValue) {
         if let Some(catalog) = self.recorder.clone() {
             let key = self.fetch.entry.key.clone();
-            let recorded = blocking(move || catalog.fetched_range(&key, start, &value)).await;
+            let range = FetchedRange { start: range.start, bytes: range.end - range.start, hash };
+            let recorded = blocking(move || catalog.fetched_range(&key, &range)).await;
             self.fetch.context.looked_up(recorded);
         }
     }
