@@ -9,8 +9,8 @@
 
 mod database;
 mod history;
-mod listings;
 mod lock;
+mod places;
 mod record;
 mod rows;
 mod unfinished;

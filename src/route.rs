@@ -14,7 +14,9 @@ use crate::execute::{
 use crate::hash::FileHash;
 use crate::job::{Afterwards, Effect, Job, Place, resolved};
 use crate::plan::{Names, Pair, Side};
-use crate::scan::{Filter, Order, Scan, Seen, Splits, check_directory, scan_bucket, scan_local};
+use crate::scan::{
+    Device, Filter, Order, Scan, Seen, Splits, check_directory, scan_bucket, scan_local,
+};
 use crate::tree::Tree;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub(crate) struct Route<'a> {
     tree: Option<Arc<Tree>>,
     /// The source directory, where files are removed from it.
     source_tree: Option<Arc<Tree>>,
+    source_device: Option<Device>,
 }
 
 #[derive(Clone, Copy)]
@@ -104,7 +107,12 @@ impl<'a> Route<'a> {
             }
             Direction::Across { .. } => {}
         }
-        Ok(Self { job, direction, tree: trees.0.map(Arc::new), source_tree: trees.1.map(Arc::new) })
+        let source_device = match direction {
+            Direction::Up { root, .. } => Device::of(root),
+            Direction::Down { .. } | Direction::Across { .. } => None,
+        };
+        let (tree, source_tree) = (trees.0.map(Arc::new), trees.1.map(Arc::new));
+        Ok(Self { job, direction, tree, source_tree, source_device })
     }
 
     /// Starts both scans. The splits are those of the source's and of the target's listing.
@@ -160,6 +168,11 @@ impl<'a> Route<'a> {
             Direction::Up { to, .. } | Direction::Across { to, .. } => Some(to.bucket),
             Direction::Down { .. } => None,
         }
+    }
+
+    /// What the source directory is on, where there is one.
+    pub(crate) fn source_device(&self) -> Option<&Device> {
+        self.source_device.as_ref()
     }
 
     /// The directory that is written to.

@@ -3,12 +3,14 @@
 //! Owns the order check. Does not know what a plan makes of it.
 
 mod bucket;
+mod device;
 mod filter;
 mod local;
 mod ranges;
 mod spool;
 
 pub use bucket::{Order, scan_bucket};
+pub use device::Device;
 pub use filter::{Filter, FilterBuilder, Seen};
 pub use local::{check_directory, scan_local};
 pub(crate) use ranges::Ends;

@@ -50,7 +50,7 @@ impl MaxDelete {
 }
 
 /// What is known when all but the deletes is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// Entries that the source scan found, gaps included.
     pub source_entries: u64,
@@ -61,6 +61,8 @@ pub struct Evidence {
     /// Transfers and copies that failed; among them files that could not be read and that the target
     /// does not have: they may be what a deleted name was renamed to.
     pub failed: u64,
+    /// The source directory is on another file system than it was last time.
+    pub source_moved: bool,
 }
 
 /// What the user allows.
@@ -99,6 +101,13 @@ pub fn guard(evidence: Evidence, allowed: Allowed) -> Result<Decision> {
             entries(evidence.target_entries)
         ));
     }
+    if evidence.source_moved {
+        return refuse(
+            "the source is on another file system than last time; nothing was deleted (is the right \
+             one mounted? a run without --delete accepts it)"
+                .to_owned(),
+        );
+    }
     let limit = allowed.max_delete.limit(evidence.target_entries);
     if evidence.deletes > limit {
         return refuse(format!(
@@ -122,8 +131,13 @@ fn entries(count: u64) -> String {
 mod tests {
     use super::*;
 
-    const FINE: Evidence =
-        Evidence { source_entries: 9, target_entries: 10, deletes: 1, failed: 0 };
+    const FINE: Evidence = Evidence {
+        source_entries: 9,
+        target_entries: 10,
+        deletes: 1,
+        failed: 0,
+        source_moved: false,
+    };
 
     #[test]
     fn an_empty_source_needs_an_override() {
@@ -159,6 +173,15 @@ mod tests {
         assert_eq!(guard(failed, Allowed::default()).unwrap(), Decision::Skip);
         let allowed = Allowed { ignore_errors: true, ..Allowed::default() };
         assert_eq!(guard(failed, allowed).unwrap(), Decision::Delete);
+    }
+
+    #[test]
+    fn a_source_on_another_file_system_deletes_nothing() {
+        let moved = Evidence { source_moved: true, ..FINE };
+        let allowed = Allowed { force_empty: true, ignore_errors: true, ..Allowed::default() };
+        assert_eq!(guard(moved, allowed).unwrap_err().kind(), ErrorKind::Guard);
+        let nothing = Evidence { deletes: 0, ..moved };
+        assert_eq!(guard(nothing, Allowed::default()).unwrap(), Decision::Delete);
     }
 
     #[test]

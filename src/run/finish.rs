@@ -24,8 +24,12 @@ impl Run<'_> {
                 .tell(&Event::Notice(&format!("the source is empty: nothing is in {place}")));
         }
         self.ledger.evidence.failed += self.ledger.summary.failed;
+        let moved = self.source_move();
+        self.ledger.evidence.source_moved = moved.is_some();
         match guard(self.ledger.evidence, self.job.allowed) {
-            Err(error) => self.ledger.summary.guard = Some(error.to_string()),
+            Err(error) => {
+                self.ledger.summary.guard = Some(format!("{error}{}", moved.unwrap_or_default()));
+            }
             Ok(Decision::Skip) => self.ledger.summary.undeleted = self.ledger.evidence.deletes,
             Ok(Decision::Delete) if self.job.effect != Effect::Apply => {
                 self.ledger.summary.to_delete = self.ledger.evidence.deletes;
@@ -42,7 +46,24 @@ impl Run<'_> {
             leftovers::clear(self.context, self.route, &self.job.filter).await;
         }
         self.learn_ends();
+        if let (Some(catalog), Some(device), None, Effect::Apply) = (
+            self.memory.catalog(),
+            self.route.source_device(),
+            &self.ledger.summary.guard,
+            self.job.effect,
+        ) && let Err(error) = catalog.set_device(device)
+        {
+            self.memory.troubles.push(error);
+        }
         self.route.sync()
+    }
+
+    /// Where the source directory was last time and is now, if that is not the same.
+    fn source_move(&self) -> Option<String> {
+        // To compare deletes nothing.
+        let catalog = self.memory.catalog().filter(|_| self.job.effect != Effect::Check)?;
+        let (now, before) = (self.route.source_device()?, catalog.device().ok()??);
+        (!now.is_still(&before)).then(|| format!("; it was {before} and is {now}"))
     }
 
     /// Deletes what is to go, then the directories that are empty now.

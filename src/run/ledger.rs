@@ -30,7 +30,7 @@ impl<'a> Ledger<'a> {
         Self {
             observer,
             summary: Summary::default(),
-            evidence: Evidence { source_entries: 0, target_entries: 0, deletes: 0, failed: 0 },
+            evidence: Evidence::default(),
             unseen: HashSet::new(),
             lost: 0,
             errors: Vec::new(),

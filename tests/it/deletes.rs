@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rusqlite::Connection;
+
 use crate::support::oracle::Bucket;
 use crate::support::{Fault, Kind, Rule, Server, Site, tree};
 
@@ -19,6 +21,7 @@ on_both_servers! {
     empty_source_directory_is_refused,
     empty_source_prefix_is_refused,
     missing_source_directory_deletes_nothing,
+    source_on_another_file_system_deletes_nothing,
     max_delete_is_checked_before_the_first_delete,
     max_delete_takes_a_share_of_the_target,
     failed_upload_stops_the_deletes,
@@ -202,6 +205,31 @@ fn empty_source_prefix_is_refused(server: &Server) {
     assert_eq!(fs::read(site.at("down/precious")).unwrap(), b"precious");
     site.haul(&["sync", &site.url("run"), &down, "--delete", "--force-empty"]).done();
     assert!(!fs::exists(site.at("down/precious")).unwrap());
+}
+
+/// As if another file system had come to lie where the source was: the catalog says that it was elsewhere.
+fn source_on_another_file_system_deletes_nothing(server: &Server) {
+    let site = Site::new(server);
+    let up = mirrored(&site, &["a", "b"]);
+    let device = |change: &str| {
+        let catalog = Connection::open(site.catalog()).unwrap();
+        catalog.execute(change, []).unwrap()
+    };
+    let elsewhere = "UPDATE meta SET value = replace(value, '\"kind\":\"', '\"kind\":\"another')
+                     WHERE name = 'source_device'";
+    assert_eq!(device(elsewhere), 1);
+    remove(&up, "b");
+    let args = ["sync", "--delete", &up, &site.url("")];
+    for flags in [[].as_slice(), &["--force-empty", "--ignore-errors", "--max-delete", "100%"]] {
+        site.haul(&[&args, flags].concat()).exits(&[4]).explains("another file system");
+        site.bucket.assert_keys(&["a", "b"]);
+    }
+    site.haul(&["plan", "--delete", &up, &site.url("")]).exits(&[4]);
+    site.haul(&["check", &up, &site.url("")]).exits(&[1]);
+    // Who runs it without deletes says that this is right.
+    site.haul(&["sync", &up, &site.url("")]).done();
+    site.haul(&args).done();
+    site.bucket.assert_keys(&["a"]);
 }
 
 fn missing_source_directory_deletes_nothing(server: &Server) {

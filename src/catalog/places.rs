@@ -1,21 +1,45 @@
-//! What is remembered of the listings themselves: whether they are in order, and where they can be cut.
+//! What is remembered of the two places themselves: what the source is on, whether their listings are in
+//! order, and where these can be cut.
 
 use super::{Catalog, Side, set_meta};
 use crate::error::Result;
+use crate::scan::Device;
 use rusqlite::OptionalExtension;
 
+const DEVICE: &str = "source_device";
+
 impl Catalog {
+    /// What the source directory was on last time; none where that is not known.
+    ///
+    /// # Errors
+    /// `Setup`, once.
+    pub fn device(&self) -> Result<Option<Device>> {
+        let text = self.meta(DEVICE)?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
+    /// Remembers what the source directory is on.
+    ///
+    /// # Errors
+    /// `Setup`, once.
+    pub fn set_device(&self, device: &Device) -> Result<()> {
+        let text = serde_json::to_string(device).unwrap_or_default();
+        self.note(|connection| set_meta(connection, DEVICE, &text))
+    }
+
+    fn meta(&self, name: &str) -> Result<Option<String>> {
+        self.with(|connection| {
+            let select = "SELECT value FROM meta WHERE name = ?1";
+            connection.query_row(select, [name], |row| row.get(0)).optional()
+        })
+    }
+
     /// True where the target's or source's listing was found to be out of key order.
     ///
     /// # Errors
     /// `Setup`, once.
     pub fn is_unordered(&self) -> Result<bool> {
-        let found = self.with(|connection| {
-            connection
-                .query_row("SELECT value FROM meta WHERE name = 'unordered'", [], |_| Ok(true))
-                .optional()
-        })?;
-        Ok(found.unwrap_or(false))
+        Ok(self.meta("unordered")?.is_some())
     }
 
     /// Where the ranges of a side's listing ended; none where that is not known.
@@ -23,10 +47,7 @@ impl Catalog {
     /// # Errors
     /// `Setup`, once.
     pub fn ends(&self, side: Side) -> Result<Option<Vec<String>>> {
-        let text: Option<String> = self.with(|connection| {
-            let select = "SELECT value FROM meta WHERE name = ?1";
-            connection.query_row(select, [ends_name(side)], |row| row.get(0)).optional()
-        })?;
+        let text = self.meta(ends_name(side))?;
         Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
