@@ -112,8 +112,11 @@ impl Ledger {
         if run.was_killed && !completed {
             let is_lost = |part: &&Part| !known.has_part(&part.upload, part.number);
             let lost: Vec<&Part> = sent.iter().filter(is_lost).collect();
-            let is_answered =
-                |part: &&&Part| run.before.get(part.index).is_some_and(|one| one.status > 0);
+            // A copy that does not prove right is followed by the part.
+            let is_answered = |part: &&&Part| {
+                let request = run.before.get(part.index);
+                request.is_some_and(|one| one.kind == Kind::Part && one.status > 0)
+            };
             let late = lost.iter().filter(is_answered).count();
             assert!(late <= REQUESTS, "{late} parts were answered and not written down");
             self.in_flight += lost.iter().map(|part| part.bytes).sum::<u64>();
