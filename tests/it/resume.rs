@@ -21,11 +21,11 @@ use crate::support::{Fault, Kind, Rule, Site, tree};
 
 /// The key of the file that is cut.
 const KEY: &str = "large";
-/// Seven parts, the last a short one.
-const SIZE: u64 = (100 << 20) + 123;
-const PARTS: usize = 7;
+/// Five parts, the last a short one.
+const SIZE: u64 = (68 << 20) + 123;
+const PARTS: usize = 5;
 /// How many of them are done where a run is cut.
-const DONE: usize = 3;
+const DONE: usize = 2;
 
 /// Asks again and again until it is so, for at most a minute and a half.
 #[track_caller]

@@ -17,6 +17,7 @@ on_both_servers! {
     temporary_file_that_is_gone_costs_its_ranges,
     link_in_the_place_of_a_temporary_file_is_not_followed,
     temporary_file_of_a_gone_object_is_removed_by_the_next_run_without_failures,
+    temporary_file_of_a_small_gone_object_is_removed_too,
     temporary_file_that_cannot_be_written_is_gone_on_with,
     comparing_everything_anew_goes_on_with_a_download,
     download_of_a_lost_catalog_begins_anew,
@@ -37,7 +38,6 @@ impl Cut {
     fn new(server: &Server) -> Self {
         let site = Site::new(server);
         let up = large(&site, SIZE);
-        tree::file(&up, "small", "small");
         site.haul(&["sync", &up, &site.url("")]).done();
         Self::of(site, up)
     }
@@ -151,6 +151,30 @@ fn temporary_file_of_a_gone_object_is_removed_by_the_next_run_without_failures(s
     assert_eq!(tree::temporary_files(&cut.down), temporary, "a run that is not to touch it");
     assert_eq!(cut.go_on(&[]), 0);
     cut.assert_complete();
+}
+
+/// Killed when it had fetched a small object, and waited for others to land with it.
+fn temporary_file_of_a_small_gone_object_is_removed_too(server: &Server) {
+    let site = Site::new(server);
+    let up = site.directory("up");
+    for name in ["small", "stalled"] {
+        tree::file(&up, name, tree::noise(2 << 20, 1));
+    }
+    tree::file(&up, "other", "other");
+    let (url, down) = (site.url(""), site.directory("down"));
+    site.haul(&["sync", &up, &url]).done();
+    site.proxy.reset();
+    site.proxy.rule(Rule::every(Kind::Get, Fault::StallResponse(1 << 20)).on("/stalled"));
+    let running = site.run(&["sync", &url, &down]).start();
+    super::wait_until("a temporary file", || !tree::temporary_files(&down).is_empty());
+    running.kill();
+    for name in ["small", "stalled"] {
+        site.bucket.delete(name);
+        fs::remove_file(format!("{up}/{name}")).unwrap();
+    }
+    site.proxy.reset();
+    site.haul(&["sync", &url, &down, "--delete", "--max-delete", "100%"]).done();
+    tree::assert_same(&up, &down);
 }
 
 /// A killed run may have given it the mode of the object already.

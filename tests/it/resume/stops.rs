@@ -54,8 +54,10 @@ fn requests(site: &Site, kind: Kind) -> (usize, usize) {
 fn half_way(site: &Site, ends: [&str; 2], kind: Kind, fault: Fault) -> Running {
     site.proxy.reset();
     site.proxy.rule(Rule::every(kind, fault).on(KEY).skip(DONE));
-    let jobs = UNDER_WAY.to_string();
-    let running = site.run(&["sync", ends[0], ends[1], "-j", &jobs]).start();
+    // No more than those are read ahead.
+    let (jobs, memory) = (UNDER_WAY.to_string(), if kind == Kind::Part { "32MiB" } else { "6MiB" });
+    let flags = ["-j", &jobs, "--max-memory", memory];
+    let running = site.run(&["sync", ends[0], ends[1]]).args(&flags).start();
     wait_until("what was finished", || {
         Known::of_running(site).done() == DONE && requests(site, kind).0 == DONE + UNDER_WAY
     });
