@@ -1,7 +1,7 @@
 //! Transfers that were cut are gone on with: what a killed or stopped run has done is not done again,
 //! and nothing of it is left behind.
 //!
-//! `HAUL_TEST_KILLS` asks for more kills of each kind on each server, `HAUL_TEST_SEED` for others; the
+//! `HAUL_RESUME_KILLS` asks for more kills of each kind on each server, `HAUL_RESUME_SEED` for others; the
 //! seed of each sequence is printed where it fails.
 
 mod calls;

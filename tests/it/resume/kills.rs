@@ -38,11 +38,13 @@ fn number(name: &str, usual: u64) -> u64 {
 
 /// Transfers files with a generator each, until there were as many kills as are wanted, `usual` unless
 /// the environment asks for others.
-pub fn each_file(usual: u64, transfer: impl Fn(&mut Rng, u32) -> Ledger) {
-    let wanted = u32::try_from(number("HAUL_TEST_KILLS", usual)).unwrap();
+#[track_caller]
+pub fn each_file(usual: u64, mut transfer: impl FnMut(&mut Rng, u32) -> Ledger) {
+    let wanted = u32::try_from(number("HAUL_RESUME_KILLS", usual)).unwrap();
     let (mut kills, mut moved, mut in_flight, mut orphans) = (0, 0, 0, 0);
-    for seed in number("HAUL_TEST_SEED", 0).. {
-        eprintln!("HAUL_TEST_SEED={seed}");
+    let first = number("HAUL_RESUME_SEED", 0);
+    for seed in first..first + 4 * u64::from(wanted) {
+        eprintln!("HAUL_RESUME_SEED={seed}");
         let ledger = transfer(&mut Rng::with_seed(seed), KILLS_OF_A_FILE.min(wanted - kills));
         kills += ledger.kills;
         moved += ledger.moved;
@@ -53,6 +55,7 @@ pub fn each_file(usual: u64, transfer: impl Fn(&mut Rng, u32) -> Ledger) {
         }
     }
     eprintln!("{kills} kills, {moved} bytes moved, {in_flight} in flight, {orphans} orphans");
+    assert_eq!(kills, wanted, "too few runs could be killed");
 }
 
 /// When a run is killed.

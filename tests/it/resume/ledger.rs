@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use super::known::Known;
 use super::length_at;
 use crate::support::proxy::Passed;
+use crate::support::server::Kind as ServerKind;
 use crate::support::site::PART_BYTES;
 use crate::support::{Kind, Site};
 
@@ -43,6 +44,9 @@ pub struct Ledger {
     /// Uploads that the server began as the run was killed, so that nobody knows their ids.
     pub orphans: BTreeSet<String>,
     pub known: Known,
+    /// Parts by upload and number that SeaweedFS lists more than once: as it copied them, and as they
+    /// were sent after the copy did not prove right. Nothing is known for sure of such a part.
+    doubles: BTreeSet<(String, u32)>,
 }
 
 /// The value of a parameter of a request.
@@ -72,7 +76,7 @@ impl Ledger {
     pub fn new(site: &Site, size: u64, due: impl IntoIterator<Item = u64>) -> Self {
         let (known, due) = (Known::of(site), due.into_iter().collect());
         let (moved, in_flight, kills, orphans) = (0, 0, 0, BTreeSet::new());
-        Self { size, due, moved, in_flight, kills, orphans, known }
+        Self { size, due, moved, in_flight, kills, orphans, known, doubles: BTreeSet::new() }
     }
 
     /// Where the parts begin that the catalog knows to be done.
@@ -102,10 +106,13 @@ impl Ledger {
     pub fn enter_upload(&mut self, site: &Site, run: &Run) {
         let known = Known::of(site);
         let sent = parts(&run.passed);
-        for part in &sent {
-            let was_done = self.known.has_part(&part.upload, part.number);
-            assert!(!was_done, "part {} was sent again, the catalog had it", part.number);
+        let done = sent.iter().filter(|part| self.known.has_part(&part.upload, part.number));
+        for part in done {
+            let is_double = self.doubles.contains(&(part.upload.clone(), part.number));
+            assert!(is_double, "part {} was sent again, the catalog had it", part.number);
+            self.in_flight += part.bytes;
         }
+        self.find_doubles(site, run);
         self.moved += sent.iter().map(|part| part.bytes).sum::<u64>();
         let completed =
             run.passed.iter().any(|one| one.kind == Kind::Complete && one.status == 200);
@@ -125,6 +132,14 @@ impl Ledger {
         self.find_orphans(site, run, &known);
         self.known = known;
         self.assert_within();
+    }
+
+    fn find_doubles(&mut self, site: &Site, run: &Run) {
+        if site.server.kind == ServerKind::Seaweed {
+            let is_copy = |part: &Part| run.passed[part.index].kind == Kind::Copy;
+            let copied = parts(&run.passed).into_iter().filter(is_copy);
+            self.doubles.extend(copied.map(|part| (part.upload, part.number)));
+        }
     }
 
     /// An upload that the catalog does not know is one whose beginning was answered as the run was
