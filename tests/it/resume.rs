@@ -43,9 +43,9 @@ fn length_at(size: u64, start: u64) -> u64 {
 }
 
 /// A directory `up` with the large file.
-fn large(site: &Site, size: u64) -> String {
+fn large(site: &Site, bytes: u64) -> String {
     let up = site.directory("up");
-    tree::generated(&up, KEY, size, 1);
+    tree::generated(&up, KEY, bytes, 1);
     up
 }
 

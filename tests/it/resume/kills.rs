@@ -163,14 +163,14 @@ pub fn assert_downloaded(up: &str, down: &str, ledger: &Ledger) {
     assert!(ledger.known.is_empty(), "{:?}", ledger.known);
 }
 
-pub fn starts(size: u64) -> impl Iterator<Item = u64> {
-    (0..size.div_ceil(PART_BYTES)).map(|index| index * PART_BYTES)
+pub fn starts(bytes: u64) -> impl Iterator<Item = u64> {
+    (0..bytes.div_ceil(PART_BYTES)).map(|index| index * PART_BYTES)
 }
 
-fn upload(server: &Server, size: u64, rng: &mut Rng, kills: u32) -> Ledger {
+fn upload(server: &Server, bytes: u64, rng: &mut Rng, kills: u32) -> Ledger {
     let site = Site::new(server);
-    let up = super::large(&site, size);
-    let mut ledger = Ledger::new(&site, size, starts(size));
+    let up = super::large(&site, bytes);
+    let mut ledger = Ledger::new(&site, bytes, starts(bytes));
     let ends = [up.as_str(), &site.url("")];
     kill_again_and_again((&site, ends), (rng, kills), &mut ledger, Ledger::enter_upload);
     assert_uploaded(&site, &up, &ledger);
@@ -185,10 +185,10 @@ fn upload_of_a_gibibyte_survives_kills(server: &Server) {
     each_file(2, |rng, kills| upload(server, 1 << 30, rng, kills));
 }
 
-fn download(site: &Site, up: &str, size: u64, rng: &mut Rng, kills: u32) -> Ledger {
+fn download(site: &Site, up: &str, bytes: u64, rng: &mut Rng, kills: u32) -> Ledger {
     site.forget();
     let down = site.at("down");
-    let mut ledger = Ledger::new(site, size, starts(size));
+    let mut ledger = Ledger::new(site, bytes, starts(bytes));
     let ends = [site.url(""), down.clone()];
     let ends = [ends[0].as_str(), &ends[1]];
     kill_again_and_again((site, ends), (rng, kills), &mut ledger, Ledger::enter_download);
@@ -198,12 +198,12 @@ fn download(site: &Site, up: &str, size: u64, rng: &mut Rng, kills: u32) -> Ledg
 }
 
 /// Fetches what was sent once, in one way or another, again and again.
-fn download_killed(server: &Server, size: u64, usual: u64) {
+fn download_killed(server: &Server, bytes: u64, usual: u64) {
     let site = Site::new(server);
-    let up = super::large(&site, size);
+    let up = super::large(&site, bytes);
     site.haul(&["sync", &up, &site.url("")]).done();
     site.proxy.reset();
-    each_file(usual, |rng, kills| download(&site, &up, size, rng, kills));
+    each_file(usual, |rng, kills| download(&site, &up, bytes, rng, kills));
 }
 
 fn download_killed_at_random_moments_fetches_only_what_was_in_flight_again(server: &Server) {
@@ -223,17 +223,17 @@ pub fn change(path: &str, starts: &[u64], rng: &mut Rng) {
 }
 
 /// Most of the object is copied by the server from the object itself.
-fn changed(site: &Site, up: &str, size: u64, rng: &mut Rng, kills: u32) -> Ledger {
-    let mut all: Vec<u64> = starts(size).collect();
+fn changed(site: &Site, up: &str, bytes: u64, rng: &mut Rng, kills: u32) -> Ledger {
+    let mut all: Vec<u64> = starts(bytes).collect();
     rng.shuffle(&mut all);
     let changed = &all[..6];
     change(&format!("{up}/{KEY}"), changed, rng);
     // The copied parts of SeaweedFS have other ETags than those that are sent, and are not believed.
-    let mut due = BTreeSet::from_iter(changed.iter().copied());
+    let mut due: BTreeSet<u64> = changed.iter().copied().collect();
     if site.server.kind == ServerKind::Seaweed {
         due.extend(all);
     }
-    let mut ledger = Ledger::new(site, size, due);
+    let mut ledger = Ledger::new(site, bytes, due);
     let url = site.url("");
     kill_again_and_again((site, [up, &url]), (rng, kills), &mut ledger, Ledger::enter_upload);
     assert_uploaded(site, up, &ledger);

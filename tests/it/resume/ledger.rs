@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::known::Known;
-use super::length_at;
+use super::{KEY, length_at};
 use crate::support::proxy::Passed;
 use crate::support::server::Kind as ServerKind;
 use crate::support::site::PART_BYTES;
@@ -72,11 +72,11 @@ fn count(passed: &[Passed], kind: Kind) -> usize {
 }
 
 impl Ledger {
-    /// Of a transfer of `size` bytes that has to move the parts that begin at `due`.
-    pub fn new(site: &Site, size: u64, due: impl IntoIterator<Item = u64>) -> Self {
+    /// Of a transfer of so many `bytes` that has to move the parts that begin at `due`.
+    pub fn new(site: &Site, bytes: u64, due: impl IntoIterator<Item = u64>) -> Self {
         let (known, due) = (Known::of(site), due.into_iter().collect());
         let (moved, in_flight, kills, orphans) = (0, 0, 0, BTreeSet::new());
-        Self { size, due, moved, in_flight, kills, orphans, known, doubles: BTreeSet::new() }
+        Self { size: bytes, due, moved, in_flight, kills, orphans, known, doubles: BTreeSet::new() }
     }
 
     /// Where the parts begin that the catalog knows to be done.
@@ -165,8 +165,9 @@ impl Ledger {
     /// Enters a run that fetched.
     #[track_caller]
     pub fn enter_download(&mut self, site: &Site, run: &Run) {
-        let gets = run.passed.iter().filter(|one| one.kind == Kind::Get);
-        let fetched: u64 = gets.map(|one| one.response_bytes).sum();
+        let is_get = |one: &&Passed| one.kind == Kind::Get && one.target.ends_with(KEY);
+        let gets: Vec<&Passed> = run.passed.iter().filter(is_get).collect();
+        let fetched: u64 = gets.iter().map(|one| one.response_bytes).sum();
         let (known, before) = (Known::of(site), self.done());
         let ranges = std::mem::replace(&mut self.known, known).ranges();
         self.moved += fetched;
@@ -175,7 +176,7 @@ impl Ledger {
             let left = self.known.ranges();
             assert!(ranges.is_subset(&left), "of {ranges:?} only {left:?} is remembered");
             let new: BTreeSet<u64> = self.done().difference(&before).copied().collect();
-            let lost = count(&run.passed, Kind::Get) - new.len();
+            let lost = gets.len() - new.len();
             assert!(lost <= 2 * REQUESTS, "{lost} ranges were fetched and not written down");
             self.in_flight += fetched - self.bytes(&new);
         }
