@@ -12,6 +12,7 @@ use crate::support::{Fault, Kind, Rule, Server, Site, tree};
 on_both_servers! {
     killed_download_is_gone_on_with_from_its_remembered_ranges,
     object_that_was_replaced_is_fetched_whole,
+    object_that_has_shrunk_or_become_a_link_leaves_no_temporary_file,
     range_that_was_tampered_with_is_fetched_again,
     temporary_file_that_was_cut_off_is_filled_again,
     temporary_file_that_is_gone_costs_its_ranges,
@@ -94,6 +95,20 @@ fn object_that_was_replaced_is_fetched_whole(server: &Server) {
     assert_eq!(tree::hash(format!("{}/{KEY}", cut.down).as_ref()), tree::hash(file.as_ref()));
     assert_eq!(tree::temporary_files(&cut.down), [""; 0]);
     assert!(Known::of(&cut.site).is_empty());
+}
+
+fn object_that_has_shrunk_or_become_a_link_leaves_no_temporary_file(server: &Server) {
+    let cut = Cut::new(server);
+    tree::generated(&cut.up, KEY, 2 << 20, 2);
+    cut.site.haul(&["sync", &cut.up, &cut.site.url("")]).done();
+    assert_eq!(cut.go_on(&[]), 1);
+    cut.assert_complete();
+    let cut = Cut::new(server);
+    fs::remove_file(format!("{}/{KEY}", cut.up)).unwrap();
+    tree::link(&cut.up, KEY, "elsewhere");
+    cut.site.haul(&["sync", &cut.up, &cut.site.url("")]).done();
+    assert_eq!(cut.go_on(&[]), 1);
+    cut.assert_complete();
 }
 
 fn range_that_was_tampered_with_is_fetched_again(server: &Server) {

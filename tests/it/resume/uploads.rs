@@ -12,6 +12,7 @@ on_both_servers! {
     upload_that_the_server_no_longer_knows_begins_anew,
     part_that_is_another_at_the_server_is_sent_again,
     file_that_has_changed_begins_anew_and_its_old_upload_is_aborted,
+    file_that_has_shrunk_or_become_a_link_takes_its_old_upload_along,
     file_that_was_only_touched_is_gone_on_with,
     comparing_everything_anew_goes_on_with_an_upload,
     uploads_of_others_are_left_alone,
@@ -100,6 +101,18 @@ fn file_that_has_changed_begins_anew_and_its_old_upload_is_aborted(server: &Serv
         assert_eq!(cut.go_on(&[]), PARTS);
         cut.assert_complete();
     }
+}
+
+fn file_that_has_shrunk_or_become_a_link_takes_its_old_upload_along(server: &Server) {
+    let cut = Cut::new(server);
+    tree::generated(&cut.up, KEY, 1000, 3);
+    assert_eq!(cut.go_on(&[]), 0);
+    cut.assert_complete();
+    let cut = Cut::new(server);
+    fs::remove_file(format!("{}/{KEY}", cut.up)).unwrap();
+    tree::link(&cut.up, KEY, "elsewhere");
+    assert_eq!(cut.go_on(&[]), 0);
+    cut.assert_complete();
 }
 
 fn file_that_was_only_touched_is_gone_on_with(server: &Server) {
