@@ -1,8 +1,8 @@
 //! Transfers that were cut are gone on with: what a killed or stopped run has done is not done again,
 //! and nothing of it is left behind.
 //!
-//! `HAUL_RESUME_KILLS` asks for more kills of each kind on each server, `HAUL_RESUME_SEED` for others; the
-//! seed of each sequence is printed where it fails.
+//! `HAUL_RESUME_KILLS` asks for more kills in each test, `HAUL_RESUME_SEED` for others; the seed of each
+//! transfer is printed where it fails.
 
 mod calls;
 mod downloads;

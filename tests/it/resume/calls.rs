@@ -7,7 +7,7 @@ use std::path::Path;
 use fastrand::Rng;
 
 use super::kills::{
-    assert_downloaded, assert_uploaded, change, each_file, finished, starts, taken,
+    assert_downloaded, assert_uploaded, change, each_file, finished, kills_wanted, starts, taken,
 };
 use super::ledger::{Ledger, Run};
 use super::{KEY, SIZE, cut};
@@ -104,7 +104,7 @@ impl Victim<'_> {
         ledger: &mut Ledger,
         enter: impl Fn(&mut Ledger, &Site, &Run),
     ) {
-        while ledger.kills < kills.min(2) {
+        while ledger.kills < kills {
             let run = self.kill(rng);
             enter(ledger, self.site, &run);
             if !run.was_killed {
@@ -131,7 +131,7 @@ fn upload(server: &Server, call: Call, rng: &mut Rng, kills: u32) -> Ledger {
 
 fn upload_killed_at_system_calls_is_completed(server: &Server) {
     let mut calls = OF_UPLOADS.into_iter().cycle();
-    each_file(12, |rng, kills| upload(server, calls.next().unwrap(), rng, kills));
+    each_file(kills_wanted(6), 1, |rng, kills| upload(server, calls.next().unwrap(), rng, kills));
 }
 
 /// An object, and what a download of it calls its temporary file.
@@ -202,11 +202,13 @@ impl Sent {
 fn download_killed_at_system_calls_is_completed(server: &Server) {
     let sent = Sent::new(server);
     let mut calls = OF_DOWNLOADS.into_iter().cycle();
-    each_file(18, |rng, kills| sent.anew(calls.next().unwrap(), rng.fork(), kills));
+    each_file(kills_wanted(9), 1, |rng, kills| sent.anew(calls.next().unwrap(), rng.fork(), kills));
 }
 
 fn download_over_an_old_file_killed_at_system_calls_is_completed(server: &Server) {
     let sent = Sent::new(server);
     let mut calls = OF_COPIES.into_iter().cycle();
-    each_file(6, |rng, kills| sent.again(calls.next().unwrap(), rng.fork(), kills));
+    each_file(kills_wanted(3), 1, |rng, kills| {
+        sent.again(calls.next().unwrap(), rng.fork(), kills)
+    });
 }

@@ -36,16 +36,20 @@ fn number(name: &str, usual: u64) -> u64 {
     env::var(name).map_or(usual, |text| text.parse().unwrap())
 }
 
-/// Transfers files with a generator each, until there were as many kills as are wanted, `usual` unless
-/// the environment asks for others.
+/// How many kills a test wants: `usual`, unless the environment asks for others.
+pub fn kills_wanted(usual: u32) -> u32 {
+    u32::try_from(number("HAUL_RESUME_KILLS", usual.into())).unwrap()
+}
+
+/// Transfers files with a generator each, with so many kills `of_a_file`, until there were as many as
+/// are `wanted`.
 #[track_caller]
-pub fn each_file(usual: u64, mut transfer: impl FnMut(&mut Rng, u32) -> Ledger) {
-    let wanted = u32::try_from(number("HAUL_RESUME_KILLS", usual)).unwrap();
+pub fn each_file(wanted: u32, of_a_file: u32, mut transfer: impl FnMut(&mut Rng, u32) -> Ledger) {
     let (mut kills, mut moved, mut in_flight, mut orphans) = (0, 0, 0, 0);
     let first = number("HAUL_RESUME_SEED", 0);
     for seed in first..first + 4 * u64::from(wanted) {
         eprintln!("HAUL_RESUME_SEED={seed}");
-        let ledger = transfer(&mut Rng::with_seed(seed), KILLS_OF_A_FILE.min(wanted - kills));
+        let ledger = transfer(&mut Rng::with_seed(seed), of_a_file.min(wanted - kills));
         kills += ledger.kills;
         moved += ledger.moved;
         in_flight += ledger.in_flight;
@@ -178,11 +182,13 @@ fn upload(server: &Server, bytes: u64, rng: &mut Rng, kills: u32) -> Ledger {
 }
 
 fn upload_killed_at_random_moments_sends_only_what_was_in_flight_again(server: &Server) {
-    each_file(10, |rng, kills| upload(server, LARGE + rng.u64(..PART_BYTES), rng, kills));
+    each_file(kills_wanted(10), KILLS_OF_A_FILE, |rng, kills| {
+        upload(server, LARGE + rng.u64(..PART_BYTES), rng, kills)
+    });
 }
 
 fn upload_of_a_gibibyte_survives_kills(server: &Server) {
-    each_file(2, |rng, kills| upload(server, 1 << 30, rng, kills));
+    each_file(1, KILLS_OF_A_FILE, |rng, kills| upload(server, 1 << 30, rng, kills));
 }
 
 fn download(site: &Site, up: &str, bytes: u64, rng: &mut Rng, kills: u32) -> Ledger {
@@ -198,20 +204,20 @@ fn download(site: &Site, up: &str, bytes: u64, rng: &mut Rng, kills: u32) -> Led
 }
 
 /// Fetches what was sent once, in one way or another, again and again.
-fn download_killed(server: &Server, bytes: u64, usual: u64) {
+fn download_killed(server: &Server, bytes: u64, wanted: u32) {
     let site = Site::new(server);
     let up = super::large(&site, bytes);
     site.haul(&["sync", &up, &site.url("")]).done();
     site.proxy.reset();
-    each_file(usual, |rng, kills| download(&site, &up, bytes, rng, kills));
+    each_file(wanted, KILLS_OF_A_FILE, |rng, kills| download(&site, &up, bytes, rng, kills));
 }
 
 fn download_killed_at_random_moments_fetches_only_what_was_in_flight_again(server: &Server) {
-    download_killed(server, LARGE + 4321, 10);
+    download_killed(server, LARGE + 4321, kills_wanted(10));
 }
 
 fn download_of_a_gibibyte_survives_kills(server: &Server) {
-    download_killed(server, 1 << 30, 2);
+    download_killed(server, 1 << 30, 1);
 }
 
 /// Changes one byte of each of these parts.
@@ -248,5 +254,7 @@ fn changed_file_killed_at_random_moments_sends_only_its_changes(server: &Server)
     let up = super::large(&site, LARGE);
     site.haul(&["sync", &up, &site.url("")]).done();
     site.proxy.reset();
-    each_file(5, |rng, kills| changed(&site, &up, LARGE, rng, kills));
+    each_file(kills_wanted(5), KILLS_OF_A_FILE, |rng, kills| {
+        changed(&site, &up, LARGE, rng, kills)
+    });
 }
