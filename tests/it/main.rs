@@ -52,6 +52,7 @@ mod pace;
 mod plan;
 mod ranges;
 mod renames;
+mod resume;
 mod round_trip;
 mod state;
 mod support;

@@ -1,6 +1,8 @@
 //! Just enough HTTP/1.1 for the proxy: heads, how long a body is, and passing a body on while something happens to it.
 
 use std::io::{self, BufRead, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -157,9 +159,15 @@ pub struct Flow {
     pub flip_at: Option<u64>,
     pub bytes_per_second: Option<u64>,
     pub passed: u64,
+    /// Where the bytes of all bodies are counted.
+    total: Arc<AtomicU64>,
 }
 
 impl Flow {
+    pub fn counted_in(total: &Arc<AtomicU64>) -> Self {
+        Self { total: Arc::clone(total), ..Self::default() }
+    }
+
     /// Passes on one piece, or fails where the body is to be cut.
     fn pass(&mut self, piece: &mut [u8], sink: &mut impl Write) -> io::Result<()> {
         let length = piece.len() as u64;
@@ -171,6 +179,7 @@ impl Flow {
         let room = self.cut_after.map_or(length, |limit| (limit - self.passed).min(length));
         sink.write_all(&piece[..usize::try_from(room).unwrap()])?;
         self.passed += room;
+        self.total.fetch_add(room, Ordering::Relaxed);
         if let Some(rate) = self.bytes_per_second {
             thread::sleep(Duration::from_micros(length * 1_000_000 / rate));
         }

@@ -121,6 +121,15 @@ def begin_multipart(endpoint, bucket, key):
     return client(endpoint).create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
 
 
+def put_part(endpoint, bucket, key, upload, number, path):
+    with open(path, "rb") as content:
+        client(endpoint).upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=content)
+
+
+def abort_multipart(endpoint, bucket, key, upload):
+    client(endpoint).abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
+
+
 def get(endpoint, bucket, key, path=None):
     """The body in base64, or written to `path`."""
     body = client(endpoint).get_object(Bucket=bucket, Key=key)["Body"]
@@ -168,6 +177,10 @@ def uploads(endpoint, bucket):
     return [upload["Key"] for upload in raw_uploads(endpoint, bucket)]
 
 
+def upload_ids(endpoint, bucket):
+    return [upload["UploadId"] for upload in raw_uploads(endpoint, bucket)]
+
+
 def etag_of(path, part_bytes=None):
     """What S3 answers for this file: its MD5, or the MD5 of its parts' MD5s and their number."""
     digests = []
@@ -182,6 +195,7 @@ def etag_of(path, part_bytes=None):
 OPERATIONS = {
     operation.__name__: operation
     for operation in (
+        abort_multipart,
         begin_multipart,
         bucket_exists,
         checksums,
@@ -195,6 +209,8 @@ OPERATIONS = {
         list_objects,
         put,
         put_multipart,
+        put_part,
+        upload_ids,
         uploads,
     )
 }

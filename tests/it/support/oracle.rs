@@ -167,9 +167,19 @@ impl Bucket {
         self.ask("put_multipart", request);
     }
 
-    /// Opens a multipart upload and leaves it open.
-    pub fn begin_multipart(&self, key: &str) {
-        self.ask("begin_multipart", json!({"key": key}));
+    /// Opens a multipart upload and leaves it open; its id.
+    pub fn begin_multipart(&self, key: &str) -> String {
+        text(&self.ask("begin_multipart", json!({"key": key})))
+    }
+
+    /// Sends a file as one part of an open upload.
+    pub fn put_part(&self, key: &str, upload: &str, number: u32, path: &Path) {
+        let request = json!({"key": key, "upload": upload, "number": number, "path": utf8(path)});
+        self.ask("put_part", request);
+    }
+
+    pub fn abort_multipart(&self, key: &str, upload: &str) {
+        self.ask("abort_multipart", json!({"key": key, "upload": upload}));
     }
 
     pub fn get(&self, key: &str) -> Vec<u8> {
@@ -223,6 +233,12 @@ impl Bucket {
     /// Keys of multipart uploads that were begun and neither completed nor aborted.
     pub fn uploads(&self) -> Vec<String> {
         let reply = self.ask("uploads", json!({}));
+        reply.as_array().expect("a list").iter().map(text).collect()
+    }
+
+    /// The ids of those uploads.
+    pub fn upload_ids(&self) -> BTreeSet<String> {
+        let reply = self.ask("upload_ids", json!({}));
         reply.as_array().expect("a list").iter().map(text).collect()
     }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::http::{self, Flow, Head, Kind};
 use super::server::Server;
+use super::tokens::Tokens;
 
 /// One request that arrived, and what became of it so far.
 #[derive(Clone, Debug)]
@@ -75,36 +76,11 @@ impl Fault {
 
     /// So many requests a second are let through, each after `latency`; the rest is refused.
     pub fn throttle(per_second: u32, latency: Duration) -> Self {
-        let since = Mutex::new((Instant::now(), f64::from(per_second) * Tokens::SECONDS_KEPT));
-        Self::Throttle(Arc::new(Tokens { per_second, latency, since }))
+        Self::Throttle(Arc::new(Tokens::new(per_second, latency)))
     }
 
     pub fn reply(reply: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         Self::Reply(Arc::new(reply))
-    }
-}
-
-/// A token bucket, as stores count requests.
-pub struct Tokens {
-    per_second: u32,
-    latency: Duration,
-    /// The tokens that there were at that time.
-    since: Mutex<(Instant, f64)>,
-}
-
-impl Tokens {
-    /// The tokens of so long are kept for a burst.
-    const SECONDS_KEPT: f64 = 0.1;
-
-    fn take(&self) -> bool {
-        thread::sleep(self.latency);
-        let mut since = lock(&self.since);
-        let (now, per_second) = (Instant::now(), f64::from(self.per_second));
-        let grown = since.1 + (now - since.0).as_secs_f64() * per_second;
-        let left = grown.min(per_second * Self::SECONDS_KEPT);
-        let passes = left >= 1.0;
-        *since = (now, if passes { left - 1.0 } else { left });
-        passes
     }
 }
 
@@ -174,6 +150,7 @@ struct Shared {
     upstream: String,
     stopped: AtomicBool,
     next_number: AtomicU64,
+    moved_bytes: Arc<AtomicU64>,
     rules: Mutex<Vec<Rule>>,
     passed: Mutex<Vec<Passed>>,
     open: Mutex<HashMap<u64, [TcpStream; 2]>>,
@@ -197,6 +174,7 @@ impl Proxy {
             upstream: server.address().to_owned(),
             stopped: AtomicBool::new(false),
             next_number: AtomicU64::new(0),
+            moved_bytes: Arc::default(),
             rules: Mutex::default(),
             passed: Mutex::default(),
             open: Mutex::default(),
@@ -242,6 +220,21 @@ impl Proxy {
         let passed = self.passed().into_iter();
         let sends = passed.filter(|passed| matches!(passed.kind, Kind::Put | Kind::Part));
         sends.map(|passed| passed.body_bytes).sum()
+    }
+
+    /// Bytes of all bodies that passed so far, whatever was forgotten since.
+    pub fn moved_bytes(&self) -> u64 {
+        self.shared.moved_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Waits until every client is gone and its last request is on record.
+    #[track_caller]
+    pub fn wait_until_idle(&self) {
+        let started = Instant::now();
+        while !lock(&self.shared.open).is_empty() {
+            assert!(started.elapsed() < Duration::from_secs(90), "a connection stays open");
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Fails unless pages of listings were all that was asked for, and so many.
@@ -357,7 +350,8 @@ impl Connection {
         fault: Option<Fault>,
         passed: &mut Passed,
     ) -> io::Result<bool> {
-        let (mut up, mut down) = (Flow::default(), Flow::default());
+        let total = &self.shared.moved_bytes;
+        let (mut up, mut down) = (Flow::counted_in(total), Flow::counted_in(total));
         match fault {
             Some(Fault::Throttle(tokens)) if !tokens.take() => {
                 return self.refuse(request, (503, "SlowDown"), "", passed);

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A run that takes longer than this is killed, and its test fails.
@@ -142,8 +143,16 @@ pub struct Running {
 
 impl Running {
     pub fn interrupt(&self) {
-        let process = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
+        self.signal(Signal::INT);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Whether it has ended by itself, or runs for too long.
+    pub fn is_over(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some() || self.started.elapsed() > TIME_LIMIT
     }
 
     pub fn id(&self) -> u32 {
