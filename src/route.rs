@@ -115,10 +115,11 @@ impl<'a> Route<'a> {
         Ok(Self { job, direction, tree, source_tree, source_device })
     }
 
-    /// Starts both scans. The splits are those of the source's and of the target's listing.
+    /// Starts both scans, of which `seen` and `seen_there` tell. The splits are those of the source's and
+    /// of the target's listing.
     pub(crate) fn scan(
         &self,
-        seen: &Seen,
+        (seen, seen_there): (&Seen, &Seen),
         order: Order,
         (source_splits, target_splits): (Splits, Splits),
     ) -> (Scan, Scan) {
@@ -131,19 +132,19 @@ impl<'a> Route<'a> {
             let bucket = Arc::clone(place.bucket);
             scan_bucket(bucket, place.prefix.to_owned(), filter, seen, (order, splits))
         };
-        let unseen = Seen::default();
+        let there = seen_there.clone();
         match self.direction {
             Direction::Up { root, to } => (
                 scan_local(root.to_owned(), source_filter, seen.clone(), false),
-                objects(to, target_filter, unseen, target_splits),
+                objects(to, target_filter, there, target_splits),
             ),
             Direction::Down { from, root } => (
                 objects(from, source_filter, seen.clone(), source_splits),
-                scan_local(root.to_owned(), target_filter, unseen, true),
+                scan_local(root.to_owned(), target_filter, there, true),
             ),
             Direction::Across { from, to } => (
                 objects(from, source_filter, seen.clone(), source_splits),
-                objects(to, target_filter, unseen, target_splits),
+                objects(to, target_filter, there, target_splits),
             ),
         }
     }

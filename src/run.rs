@@ -125,6 +125,7 @@ struct Run<'a> {
     source: Scan,
     target: Scan,
     seen: Seen,
+    seen_there: Seen,
     /// Where the listings of source and target can be cut.
     splits: (Splits, Splits),
     /// Where that of the target can be cut once this run is through.
@@ -146,10 +147,10 @@ impl<'a> Run<'a> {
         context: &'a Context<'a>,
         (order, catalog): (Order, Option<&Arc<Catalog>>),
     ) -> Result<Self> {
-        let seen = Seen::default();
+        let (seen, seen_there) = (Seen::default(), Seen::default());
         let splits =
             (splits(catalog, catalog::Side::Source), splits(catalog, catalog::Side::Target));
-        let (source, target) = route.scan(&seen, order, splits.clone());
+        let (source, target) = route.scan((&seen, &seen_there), order, splits.clone());
         let rules = Rules {
             delete: job.delete,
             compare: job.compare,
@@ -164,6 +165,7 @@ impl<'a> Run<'a> {
             source,
             target,
             seen,
+            seen_there,
             splits,
             target_ends: Ends::default(),
             plan: Plan::new(rules),

@@ -5,6 +5,7 @@
 //! staged beside their target under a temporary name and land by a rename. Everything here blocks.
 
 mod staged;
+mod stale;
 
 pub use staged::Staged;
 
@@ -15,6 +16,7 @@ use crate::key::{Key, Refusal, temporary_name};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use staged::Slot;
+use stale::make_writable;
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -206,20 +208,6 @@ impl Tree {
         }
     }
 
-    /// Removes a temporary file that can't be opened for writing, unless a live run has it locked.
-    /// Where there is none to remove, the `error` of the opening is the directory's own.
-    fn clear_stale(&self, key: &Key, parent: &OwnedFd, name: &str, error: Errno) -> Result<()> {
-        let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let open = |access| rustix::fs::openat(parent, name, flags | access, Mode::empty());
-        // Some file systems lock only what is open for writing.
-        let file = open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY));
-        if let Ok(file) = &file {
-            self.lock(key, file)?;
-        }
-        rustix::fs::unlinkat(parent, name, AtFlags::empty())
-            .map_err(|_| self.write_error(key, error))
-    }
-
     /// A symbolic link with this text, staged beside the link `key`.
     ///
     /// # Errors
@@ -255,19 +243,6 @@ impl Tree {
         let stat = rustix::fs::fstat(&file).ok()?;
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         is_file.then(|| file.into())
-    }
-
-    /// Removes the temporary file beside `key` that a run before has left. None is fine.
-    ///
-    /// # Errors
-    /// `Write`, also where a run is writing it.
-    pub fn clear(self: &Arc<Self>, key: &Key) -> Result<()> {
-        let Some((parent, name)) = self.existing_parent(key)? else { return Ok(()) };
-        let temporary = temporary_name(name);
-        match rustix::fs::statat(&*parent, temporary.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => Ok(()),
-            _ => self.clear_stale(key, &parent, &temporary, Errno::PERM),
-        }
     }
 
     /// A directory or a device of that name would not be replaced by the rename, or should not.
@@ -348,14 +323,6 @@ impl Tree {
         }
         is_same
     }
-}
-
-/// Lets the owner write a file again that could only be read, unless a run has it locked.
-fn make_writable(parent: &OwnedFd, name: &str) -> bool {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let Ok(file) = rustix::fs::openat(parent, name, flags, Mode::empty()) else { return false };
-    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
-    locked != Err(Errno::AGAIN) && rustix::fs::fchmod(&file, Mode::from_raw_mode(0o600)).is_ok()
 }
 
 /// What an open file is like, if it has this name.

@@ -43,7 +43,8 @@ impl Run<'_> {
         // A file that can't be read now may be gone on with later.
         let is_clean = summary.failed + summary.unreadable + summary.changed == 0;
         if is_clean && self.job.effect == Effect::Apply {
-            leftovers::clear(self.context, self.route, &self.job.filter).await;
+            let temporary = self.seen_there.take_temporary();
+            leftovers::clear(self.context, self.route, &self.job.filter, temporary).await;
         }
         self.learn_ends();
         if let (Some(catalog), Some(device), None, Effect::Apply) = (

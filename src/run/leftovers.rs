@@ -7,8 +7,23 @@ use crate::route::Route;
 use crate::scan::Filter;
 use std::sync::Arc;
 
-/// Clears up after a run that has succeeded: nothing that `filter` admits is left to be done.
-pub(super) async fn clear(context: &Context<'_>, route: &Route<'_>, filter: &Filter) {
+/// Clears up after a run that has succeeded: nothing that `filter` admits is left to be done, and the
+/// `temporary` files at the target that no run holds are nobody's.
+pub(super) async fn clear(
+    context: &Context<'_>,
+    route: &Route<'_>,
+    filter: &Filter,
+    temporary: Vec<String>,
+) {
+    if let Some(tree) = route.tree().cloned() {
+        blocking(move || {
+            for path in temporary {
+                // One that another run writes stays, and so does one that can't be removed.
+                let _ = tree.clear_temporary(&path);
+            }
+        })
+        .await;
+    }
     let Some(catalog) = context.unfinished.clone() else { return };
     let found = blocking({
         let catalog = Arc::clone(&catalog);

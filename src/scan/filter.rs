@@ -6,8 +6,8 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Ordered exclude and include patterns. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -125,21 +125,45 @@ impl Filter {
 /// Counts what a scan saw and what its filter left out, to tell a filter that excludes everything
 /// from a source that is empty. Shared with the scan's thread.
 #[derive(Clone, Debug, Default)]
-pub struct Seen(Arc<[AtomicU64; 2]>);
+pub struct Seen(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    admitted: AtomicU64,
+    excluded: AtomicU64,
+    /// Paths of temporary files, which are no entries.
+    temporary: Mutex<Vec<String>>,
+}
+
+/// Temporary files that are remembered; what is more is for the next run.
+const MAX_TEMPORARY: usize = 10_000;
 
 impl Seen {
     pub(crate) fn admitted(&self) {
-        self.0[0].fetch_add(1, Ordering::Relaxed);
+        self.0.admitted.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn excluded(&self) {
-        self.0[1].fetch_add(1, Ordering::Relaxed);
+        self.0.excluded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn temporary(&self, path: String) {
+        let mut paths = self.0.temporary.lock().unwrap_or_else(PoisonError::into_inner);
+        if paths.len() < MAX_TEMPORARY {
+            paths.push(path);
+        }
+    }
+
+    /// The temporary files that were seen so far.
+    pub(crate) fn take_temporary(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.temporary.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// True where something was there and the filter left all of it out.
     #[must_use]
     pub fn all_excluded(&self) -> bool {
-        self.0[0].load(Ordering::Relaxed) == 0 && self.0[1].load(Ordering::Relaxed) > 0
+        let Counts { admitted, excluded, .. } = &*self.0;
+        admitted.load(Ordering::Relaxed) == 0 && excluded.load(Ordering::Relaxed) > 0
     }
 }
 

@@ -122,6 +122,7 @@ impl<'a> Walk<'a> {
             return self.enter(name, found, walk);
         }
         if found.file_name().to_str().is_some_and(is_temporary) {
+            self.seen.temporary(name);
             return Ok(());
         }
         if !self.filter.admits(&name) {

@@ -182,7 +182,7 @@ fn upload(server: &Server, bytes: u64, rng: &mut Rng, kills: u32) -> Ledger {
 }
 
 fn upload_killed_at_random_moments_sends_only_what_was_in_flight_again(server: &Server) {
-    each_file(kills_wanted(10), KILLS_OF_A_FILE, |rng, kills| {
+    each_file(kills_wanted(4), KILLS_OF_A_FILE, |rng, kills| {
         upload(server, LARGE + rng.u64(..PART_BYTES), rng, kills)
     });
 }
@@ -213,7 +213,7 @@ fn download_killed(server: &Server, bytes: u64, wanted: u32) {
 }
 
 fn download_killed_at_random_moments_fetches_only_what_was_in_flight_again(server: &Server) {
-    download_killed(server, LARGE + 4321, kills_wanted(10));
+    download_killed(server, LARGE + 4321, kills_wanted(4));
 }
 
 fn download_of_a_gibibyte_survives_kills(server: &Server) {
@@ -254,7 +254,7 @@ fn changed_file_killed_at_random_moments_sends_only_its_changes(server: &Server)
     let up = super::large(&site, LARGE);
     site.haul(&["sync", &up, &site.url("")]).done();
     site.proxy.reset();
-    each_file(kills_wanted(5), KILLS_OF_A_FILE, |rng, kills| {
+    each_file(kills_wanted(3), KILLS_OF_A_FILE, |rng, kills| {
         changed(&site, &up, LARGE, rng, kills)
     });
 }

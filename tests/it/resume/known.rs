@@ -7,14 +7,30 @@ use std::path::Path;
 use rusqlite::{Connection, Result};
 use tempfile::TempDir;
 
+use super::length_at;
 use crate::support::Site;
+
+/// How far a range has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Range {
+    pub start: u64,
+    pub bytes: u64,
+    /// The size of the object.
+    of: u64,
+}
+
+impl Range {
+    fn is_complete(self) -> bool {
+        self.bytes == length_at(self.of, self.start)
+    }
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     /// By the id of an upload, the numbers of the parts that the server has.
     pub uploads: BTreeMap<String, BTreeSet<u32>>,
-    /// By the key of a download, where the ranges begin that are in its temporary file.
-    pub downloads: BTreeMap<String, BTreeSet<u64>>,
+    /// By the key of a download, what is in its temporary file.
+    pub downloads: BTreeMap<String, BTreeSet<Range>>,
 }
 
 impl Known {
@@ -56,13 +72,19 @@ impl Known {
         while let Some(row) = rows.next()? {
             self.uploads.entry(row.get(0)?).or_default().extend(row.get::<_, Option<u32>>(1)?);
         }
-        let downloads =
-            "SELECT CAST(key AS TEXT), start FROM download LEFT JOIN fetched_range USING (key)";
+        let downloads = "SELECT CAST(key AS TEXT), start, bytes, size
+                         FROM download LEFT JOIN fetched_range USING (key)";
         let mut select = connection.prepare(downloads)?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
-            let start: Option<i64> = row.get(1)?;
-            self.downloads.entry(row.get(0)?).or_default().extend(start.map(i64::cast_unsigned));
+            let number = |column| row.get::<_, Option<i64>>(column);
+            let (start, bytes, of) = (number(1)?, number(2)?, number(3)?);
+            let range = start.zip(bytes).zip(of);
+            let range = range.map(|((start, bytes), of)| {
+                let [start, bytes, of] = [start, bytes, of].map(i64::cast_unsigned);
+                Range { start, bytes, of }
+            });
+            self.downloads.entry(row.get(0)?).or_default().extend(range);
         }
         Ok(())
     }
@@ -88,9 +110,16 @@ impl Known {
         self.uploads.values().flatten().copied().collect()
     }
 
-    /// Where all ranges begin.
+    /// Where all ranges begin that are complete.
     pub fn ranges(&self) -> BTreeSet<u64> {
-        self.downloads.values().flatten().copied().collect()
+        let all = self.downloads.values().flatten();
+        all.filter(|range| range.is_complete()).map(|range| range.start).collect()
+    }
+
+    /// Bytes of the ranges that begin at one of these places.
+    pub fn fetched(&self, starts: &BTreeSet<u64>) -> u64 {
+        let all = self.downloads.values().flatten();
+        all.filter(|range| starts.contains(&range.start)).map(|range| range.bytes).sum()
     }
 
     /// How many parts and ranges there are.

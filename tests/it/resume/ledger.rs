@@ -79,10 +79,10 @@ impl Ledger {
         Self { size: bytes, due, moved, in_flight, kills, orphans, known, doubles: BTreeSet::new() }
     }
 
-    /// Where the parts begin that the catalog knows to be done.
-    fn done(&self) -> BTreeSet<u64> {
+    /// Where the parts begin that the catalog knows to be sent.
+    fn sent(&self) -> BTreeSet<u64> {
         let parts = self.known.parts().into_iter().map(|number| u64::from(number - 1) * PART_BYTES);
-        parts.chain(self.known.ranges()).filter(|start| self.due.contains(start)).collect()
+        parts.filter(|start| self.due.contains(start)).collect()
     }
 
     fn bytes(&self, starts: &BTreeSet<u64>) -> u64 {
@@ -91,7 +91,7 @@ impl Ledger {
 
     /// Bytes that are still to be moved.
     pub fn left(&self) -> u64 {
-        self.bytes(&self.due) - self.bytes(&self.done())
+        self.bytes(&self.due) - self.bytes(&self.sent()) - self.known.fetched(&self.due)
     }
 
     /// Fails where more was moved than had to be.
@@ -168,17 +168,16 @@ impl Ledger {
         let is_get = |one: &&Passed| one.kind == Kind::Get && one.target.ends_with(KEY);
         let gets: Vec<&Passed> = run.passed.iter().filter(is_get).collect();
         let fetched: u64 = gets.iter().map(|one| one.response_bytes).sum();
-        let (known, before) = (Known::of(site), self.done());
+        let (known, before) = (Known::of(site), self.known.fetched(&self.due));
         let ranges = std::mem::replace(&mut self.known, known).ranges();
         self.moved += fetched;
         // Else it has landed, or was not begun.
         if run.was_killed && !self.known.downloads.is_empty() {
             let left = self.known.ranges();
             assert!(ranges.is_subset(&left), "of {ranges:?} only {left:?} is remembered");
-            let new: BTreeSet<u64> = self.done().difference(&before).copied().collect();
-            let lost = gets.len() - new.len();
+            let lost = gets.len() - left.difference(&ranges).count();
             assert!(lost <= 2 * REQUESTS, "{lost} ranges were fetched and not written down");
-            self.in_flight += fetched - self.bytes(&new);
+            self.in_flight += fetched - (self.known.fetched(&self.due) - before);
         }
         self.kills += u32::from(run.was_killed);
         self.assert_within();
