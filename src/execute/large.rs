@@ -484,3 +484,6 @@ async fn read_part(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;
