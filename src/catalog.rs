@@ -269,11 +269,10 @@ impl Catalog {
     pub fn parts(&self, key: &Key, blake3: Blake3) -> Result<Option<Parts>> {
         self.with(|connection| {
             let mut select = connection.prepare_cached(
-                "SELECT part_bytes, hashes, md5s FROM parts WHERE key = ?1 AND blake3 = ?2",
+                "SELECT blake3, part_bytes, hashes, md5s FROM parts WHERE key = ?1 AND blake3 = ?2",
             )?;
-            select
-                .query_row(params![key.as_str().as_bytes(), blake3.as_bytes()], read_parts)
-                .optional()
+            let row = params![key.as_str().as_bytes(), blake3.as_bytes()];
+            select.query_row(row, read_parts).optional().map(Option::flatten)
         })
     }
 
@@ -406,12 +405,19 @@ mod tests {
     fn parts_belong_to_one_content() {
         let state = tempfile::tempdir().unwrap();
         let (catalog, _) = open(state.path(), &pair());
-        let record = record("large", b"content");
         let parts =
             Parts { part_bytes: 1 << 24, hashes: vec![[1; 32], [2; 32]], md5s: vec![[3; 16]] };
-        catalog.write(&[Change::Put(Box::new(record.clone()), Some(parts.clone()))]).unwrap();
-        assert_eq!(catalog.parts(&record.key, Blake3::of(b"content")).unwrap(), Some(parts));
+        let blake3 = crate::hash::merge_parts(&parts.hashes);
+        let record = Record { blake3: Some(blake3), ..record("large", b"content") };
+        let put = |parts: &Parts| {
+            catalog.write(&[Change::Put(Box::new(record.clone()), Some(parts.clone()))]).unwrap();
+            catalog.parts(&record.key, blake3).unwrap()
+        };
+        assert_eq!(put(&parts), Some(parts.clone()));
         assert_eq!(catalog.parts(&record.key, Blake3::of(b"other")).unwrap(), None);
+        for hashes in [vec![[1; 32], [3; 32]], vec![[1; 32]], Vec::new()] {
+            assert_eq!(put(&Parts { hashes, ..parts.clone() }), None, "not its own");
+        }
     }
 
     #[test]

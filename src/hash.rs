@@ -205,15 +205,15 @@ impl Source {
         Ok(hasher.chaining_value())
     }
 
-    /// The MD5 of one part.
+    /// The ETags that one part would have as an object made of pieces of these sizes; with none, of
+    /// one piece.
     ///
     /// # Errors
     /// `Changed` or `Unreadable`.
-    pub fn md5(&self, range: std::ops::Range<u64>) -> Result<Md5Bytes> {
-        use md5::Digest;
-        let mut hasher = md5::Md5::default();
+    pub fn etags(&self, range: std::ops::Range<u64>, pieces: &[u64]) -> Result<Vec<ETag>> {
+        let mut hasher = ETagHasher::new(pieces);
         self.feed(range, |bytes| hasher.update(bytes))?;
-        Ok(hasher.finalize().into())
+        Ok(hasher.finish())
     }
 
     /// Fails where `part`, which starts at `offset`, is no longer what hashed to `expected`.

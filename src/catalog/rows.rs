@@ -3,6 +3,7 @@
 use super::{Parts, Record, Side, Stamp};
 use crate::entry::{Signature, Timestamp};
 use crate::fingerprint::{Blake3, ETag};
+use crate::hash::merge_parts;
 use crate::key::Key;
 use rusqlite::{Connection, OpenFlags, Row, params};
 use std::path::Path;
@@ -123,10 +124,10 @@ pub(crate) fn glance(path: &Path, key: &Key, etag: &ETag) -> Option<Parts> {
     let escaped: String = path.to_str()?.chars().map(escape).collect();
     let connection =
         Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags).ok()?;
-    let select = "SELECT part_bytes, hashes, md5s FROM entry JOIN parts USING (key, blake3)
+    let select = "SELECT blake3, part_bytes, hashes, md5s FROM entry JOIN parts USING (key, blake3)
                   WHERE key = ?1 AND target_etag = ?2";
     let row = params![key.as_str().as_bytes(), etag.to_string()];
-    connection.query_row(select, row, read_parts).ok()
+    connection.query_row(select, row, read_parts).ok().flatten()
 }
 
 fn escape(c: char) -> String {
@@ -136,11 +137,15 @@ fn escape(c: char) -> String {
     }
 }
 
-/// A row of `part_bytes, hashes, md5s`.
-pub(super) fn read_parts(row: &Row<'_>) -> rusqlite::Result<Parts> {
-    Ok(Parts {
-        part_bytes: row.get::<_, i64>(0)?.cast_unsigned(),
-        hashes: pieces(&row.get::<_, Vec<u8>>(1)?),
-        md5s: pieces(&row.get::<_, Vec<u8>>(2)?),
-    })
+/// A row of `blake3, part_bytes, hashes, md5s`; none where the parts' hashes are not those of that
+/// content, which a disk that rots may make of them.
+pub(super) fn read_parts(row: &Row<'_>) -> rusqlite::Result<Option<Parts>> {
+    let blake3 = Blake3::from(row.get::<_, [u8; 32]>(0)?);
+    let parts = Parts {
+        part_bytes: row.get::<_, i64>(1)?.cast_unsigned(),
+        hashes: pieces(&row.get::<_, Vec<u8>>(2)?),
+        md5s: pieces(&row.get::<_, Vec<u8>>(3)?),
+    };
+    let are_whole = parts.hashes.len() >= 2 && merge_parts(&parts.hashes) == blake3;
+    Ok(are_whole.then_some(parts))
 }

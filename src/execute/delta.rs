@@ -3,14 +3,17 @@
 
 use super::blocking;
 use super::large::{Sending, index_of, is_gone_away};
-use super::parts::{md5_of, ranges};
+use super::parts::ranges;
 use crate::bucket::{ObjectRef, PartRef, PartTag};
 use crate::catalog::Parts;
 use crate::error::{ErrorKind, Result};
-use crate::fingerprint::Md5Bytes;
+use crate::fingerprint::{ETag, Md5Bytes, part_size_candidates};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Sizes that the pieces of a copied part may have, the likeliest; all are tried in one read.
+const PIECE_SIZES: usize = 4;
 
 /// An object whose parts are known.
 pub(super) struct Base {
@@ -72,14 +75,9 @@ impl Sending<'_> {
         if same.unchanged.get(index) != Some(&true) || same.refused.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let expected = if let Some(md5s) = &same.md5s {
-            md5s[index]
-        } else {
-            let (source, range) = (Arc::clone(&self.source), range.clone());
-            blocking(move || source.md5(range)).await?
-        };
-        let why = match self.bucket.copy_part(part, &same.object, range).await {
-            Ok(tag) if md5_of(&tag.etag) == Some(expected) => return Ok(Some(tag)),
+        let md5 = same.md5s.as_ref().map(|md5s| md5s[index]);
+        let why = match self.bucket.copy_part(part, &same.object, range.clone()).await {
+            Ok(tag) if self.is_proven(&tag, md5, range).await? => return Ok(Some(tag)),
             Ok(_) => "a copied part is not the one that was sent".to_owned(),
             Err(error) if is_gone_away(&error) || error.kind() == ErrorKind::NotFound => {
                 return Err(error);
@@ -90,5 +88,27 @@ impl Sending<'_> {
             self.remark(&format!("{why}, so that the rest is sent"));
         }
         Ok(None)
+    }
+
+    /// True where a copied part's entity tag is that of the file's part: its MD5, which may be
+    /// remembered, or the MD5 of the MD5s of the pieces that SeaweedFS keeps it in.
+    async fn is_proven(
+        &self,
+        copied: &PartTag,
+        md5: Option<Md5Bytes>,
+        range: Range<u64>,
+    ) -> Result<bool> {
+        let etag = ETag::parse(&copied.etag);
+        let pieces: Vec<u64> = match (&etag, md5) {
+            (ETag::Md5(found), Some(md5)) => return Ok(*found == md5),
+            (ETag::Md5(_), None) => Vec::new(),
+            (ETag::Multipart(_, count), _) => {
+                let bytes = range.end - range.start;
+                part_size_candidates(bytes, *count).take(PIECE_SIZES).collect()
+            }
+            (ETag::Opaque(_), _) => return Ok(false),
+        };
+        let source = Arc::clone(&self.source);
+        Ok(blocking(move || source.etags(range, &pieces)).await?.contains(&etag))
     }
 }

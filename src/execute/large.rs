@@ -11,7 +11,7 @@ use crate::catalog::{OpenUpload, Parts, Record, SentContent, SentFile, Stamp};
 use crate::entry::{Entry, Signature};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Event};
-use crate::fingerprint::{ETag, MAX_OBJECT_BYTES, MAX_PARTS, part_bytes};
+use crate::fingerprint::{ETag, MAX_OBJECT_BYTES, MAX_PARTS, Md5Bytes, part_bytes};
 use crate::hash::{FileHash, Source, group_parts, merge_parts};
 use blake3::hazmat::ChainingValue;
 use bytes::Bytes;
@@ -215,7 +215,9 @@ impl Sending<'_> {
             let twins = find_twins(self.context, &self.hash, self.entry().size).await;
             let copied = copy_twin(self.context, self.bucket, self.upload, &self.metadata, twins);
             if let Some(etag) = copied.await {
-                return Ok(Stored::new(Deed::Copy, self.entry(), &self.hash, &etag));
+                let mut stored = Stored::new(Deed::Copy, self.entry(), &self.hash, &etag);
+                stored.parts = Some(self.parts(Vec::new()));
+                return Ok(stored);
             }
         }
         let mut base = remembered.base;
@@ -342,8 +344,12 @@ impl Sending<'_> {
         }
         stored.bytes = sent.into_inner();
         let md5s = parts.iter().filter_map(|part| md5_of(&part.etag)).collect();
-        stored.parts = Some(Parts { part_bytes: self.part, hashes: self.hash.parts.clone(), md5s });
+        stored.parts = Some(self.parts(md5s));
         Ok(stored)
+    }
+
+    fn parts(&self, md5s: Vec<Md5Bytes>) -> Parts {
+        Parts { part_bytes: self.part, hashes: self.hash.parts.clone(), md5s }
     }
 
     async fn send_parts(
@@ -478,3 +484,6 @@ async fn read_part(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;

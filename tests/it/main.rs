@@ -36,6 +36,7 @@ mod compare;
 mod copies;
 mod deep;
 mod deletes;
+mod delta;
 mod errors;
 mod faults;
 mod history;

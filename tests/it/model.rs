@@ -36,7 +36,7 @@ const SIZES: [u64; 6] = [1, 9, 100, 5_000, 70_000, 1_200_000];
 const LARGE: u64 = (17 << 20) + 3;
 
 /// Runs a test's cases: `usual` of them, unless the environment asks for others.
-fn each_case(usual: u64, case: impl Fn(&Case, fastrand::Rng)) {
+pub fn each_case(usual: u64, case: impl Fn(&Case, fastrand::Rng)) {
     let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let first = number("HAUL_MODEL_SEED").unwrap_or(0);
     for seed in first..first + number("HAUL_MODEL_CASES").unwrap_or(usual) {
@@ -45,13 +45,13 @@ fn each_case(usual: u64, case: impl Fn(&Case, fastrand::Rng)) {
 }
 
 /// What was done in one case so far, told where it fails.
-struct Case {
-    seed: u64,
+pub struct Case {
+    pub seed: u64,
     done: RefCell<Vec<String>>,
 }
 
 impl Case {
-    fn note(&self, what: String) {
+    pub fn note(&self, what: String) {
         self.done.borrow_mut().push(what);
     }
 }
