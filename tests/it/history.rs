@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::support::oracle::etag_of;
-use crate::support::run::Running;
+use crate::support::run::{Running, wait_until};
 use crate::support::{Fault, Kind, Rule, Server, Site, Watch, tree};
 
 on_both_servers! {
@@ -23,16 +23,6 @@ on_both_servers! {
     interrupted_upload_remembers_all_that_it_finished,
     history_tells_how_runs_ended,
     history_knows_running_from_killed,
-}
-
-/// Asks again and again until it is so, for at most a minute and a half.
-#[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(90), "{what} did not come");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// A sync that has begun and cannot end.

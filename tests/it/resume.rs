@@ -12,10 +12,8 @@ mod ledger;
 mod stops;
 mod uploads;
 
-use std::thread;
-use std::time::{Duration, Instant};
-
 use self::known::Known;
+use crate::support::run::wait_until;
 use crate::support::site::PART_BYTES;
 use crate::support::{Fault, Kind, Rule, Site, tree};
 
@@ -26,16 +24,6 @@ const SIZE: u64 = (68 << 20) + 123;
 const PARTS: usize = 5;
 /// How many of them are done where a run is cut.
 const DONE: usize = 2;
-
-/// Asks again and again until it is so, for at most a minute and a half.
-#[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(90), "{what} did not come");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// The length of the part or range that begins at `start`.
 fn length_at(size: u64, start: u64) -> u64 {

@@ -280,3 +280,13 @@ impl Outcome {
         pairs.filter(|(_, action)| action != "keep").collect()
     }
 }
+
+/// Asks again and again until it is so, for at most a minute and a half.
+#[track_caller]
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(90), "{what} did not come");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
