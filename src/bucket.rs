@@ -16,7 +16,7 @@ mod xml;
 
 pub use connector::Traffic;
 pub use credentials::{Credentials, KeyFile};
-pub use endpoint::{Connection, Endpoint};
+pub use endpoint::{Connection, Endpoint, Trust};
 pub use metadata::Metadata;
 pub use pace::Concurrency;
 pub use s3::S3Bucket;

@@ -83,7 +83,8 @@ mod stop;
 mod tree;
 
 pub use bucket::{
-    Bandwidth, Bucket, BucketInfo, Concurrency, Connection, Credentials, Endpoint, KeyFile, Signing,
+    Bandwidth, Bucket, BucketInfo, Concurrency, Connection, Credentials, Endpoint, KeyFile,
+    Signing, Trust,
 };
 pub use entry::Entry;
 pub use error::{Error, ErrorKind, Result};

@@ -4,6 +4,7 @@
 //! No timeout covers a whole request: a slow but moving transfer of any length is fine, a minute
 //! without a byte in either direction is not.
 
+use super::endpoint::{Connection, Trust};
 use super::pace::Turn;
 use super::throttle::{Bandwidth, Throttle};
 use crate::error::{Error, ErrorKind, Result, chain};
@@ -66,16 +67,35 @@ pub(super) struct Connector {
     throttle: Option<Arc<Throttle>>,
 }
 
+fn trusting(builder: reqwest::ClientBuilder, trust: &Trust) -> Result<reqwest::ClientBuilder> {
+    let path = match trust {
+        Trust::System => return Ok(builder),
+        Trust::Anybody => return Ok(builder.tls_danger_accept_invalid_certs(true)),
+        Trust::Bundle(path) => path,
+    };
+    let fail = |cause: String| {
+        let what = format!("cannot use the CA bundle {}", path.display());
+        Error::new(ErrorKind::Setup, what, cause)
+    };
+    let pem = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| fail(chain(&e)))?;
+    if certificates.is_empty() {
+        return Err(fail("there is no certificate in it (PEM is what is wanted)".into()));
+    }
+    Ok(builder.tls_certs_merge(certificates))
+}
+
 /// The most idle connections that are kept.
 const IDLE_CONNECTIONS: usize = 256;
 
 impl Connector {
     pub(super) fn connect(
-        idle: Duration,
+        connection: &Connection,
         bandwidth: Option<Bandwidth>,
         traffic: Arc<Traffic>,
     ) -> Result<HttpClient> {
-        let client = reqwest::Client::builder()
+        let idle = connection.idle_timeout;
+        let client = trusting(reqwest::Client::builder(), &connection.trust)?
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .redirect(reqwest::redirect::Policy::none())

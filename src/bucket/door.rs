@@ -94,7 +94,7 @@ impl Door {
         let Connection { credentials, region, retries, signing, .. } = connection.clone();
         let traffic = Arc::new(Traffic::default());
         let bandwidth = connection.bandwidth.clone();
-        let client = Connector::connect(connection.idle_timeout, bandwidth, Arc::clone(&traffic))?;
+        let client = Connector::connect(connection, bandwidth, Arc::clone(&traffic))?;
         let reached = AtomicBool::new(false);
         let (concurrency, rate) = (connection.requests, connection.requests_per_second);
         let pace = Arc::new(Pace::new(concurrency, rate, Arc::clone(&traffic)));
@@ -222,6 +222,10 @@ impl Door {
                     () if host.ends_with(".amazonaws.com") => format!(
                         "{host} can't be reached; no endpoint was given, so Amazon was tried: set \
                          AWS_ENDPOINT_URL or --endpoint-url ({cause})"
+                    ),
+                    () if cause.contains("invalid peer certificate") => format!(
+                        "the certificate of {host} is not trusted; give its authority's by --ca-bundle \
+                         FILE or AWS_CA_BUNDLE ({cause})"
                     ),
                     () if cause.contains("InvalidContentType") => {
                         format!("{host} does not speak TLS; try http:// instead of https://")

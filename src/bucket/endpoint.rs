@@ -8,6 +8,7 @@ use super::xml::{self, BucketInfo};
 use super::{Bucket, Credentials, Payload, Signing, Traffic};
 use crate::error::{Error, ErrorKind, Result};
 use http::Method;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,20 @@ pub struct Connection {
     pub idle_timeout: Duration,
     /// How often a failed request is repeated.
     pub retries: u32,
+    /// Whose certificates are believed.
+    pub trust: Trust,
+}
+
+/// Whose TLS certificates are believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// Those of the authorities that the system knows.
+    #[default]
+    System,
+    /// Those of the authorities in this PEM file, too.
+    Bundle(PathBuf),
+    /// Anybody's: who is in between can read and change everything.
+    Anybody,
 }
 
 impl Connection {
@@ -49,6 +64,7 @@ impl Connection {
             bandwidth: None,
             idle_timeout: Duration::from_mins(1),
             retries: 8,
+            trust: Trust::System,
         }
     }
 }
@@ -69,6 +85,11 @@ impl Endpoint {
         let endpoint = connection.endpoint.as_deref().map(check_endpoint).transpose()?;
         if connection.signing == Signing::Head && endpoint.as_deref().is_some_and(is_open_to_all) {
             let cause = "without TLS only the signature vouches for the content; use https://";
+            return Err(Error::new(ErrorKind::Usage, "cannot leave payloads unsigned", cause));
+        }
+        if connection.signing == Signing::Head && connection.trust == Trust::Anybody {
+            let cause =
+                "who does not check certificates has only the signature to vouch for the content";
             return Err(Error::new(ErrorKind::Usage, "cannot leave payloads unsigned", cause));
         }
         let region = connection.region.clone();

@@ -12,10 +12,7 @@ use std::os::unix::fs::FileExt;
 
 use rusqlite::Connection;
 
-use crate::support::oracle::etag_of;
 use crate::support::run::Outcome;
-use crate::support::server::Kind as ServerKind;
-use crate::support::site::PART_BYTES;
 use crate::support::{Kind, Server, Site, tree};
 
 const MIB: u64 = 1 << 20;
@@ -53,28 +50,11 @@ fn fetched_bytes(site: &Site) -> u64 {
     passed.filter(|one| one.kind == Kind::Get).map(|one| one.response_bytes).sum()
 }
 
-/// Fails unless the bucket holds exactly the tree's files, with all that is to be known of them. The ETags of objects
-/// with copied parts are hashes on Ceph alone.
+/// Fails unless the bucket holds exactly the tree's files, with all that is to be known of them.
+
 #[track_caller]
 fn assert_stored(site: &Site, root: &str) {
-    let tree = tree::read(root);
-    let keys: Vec<String> = tree.keys().map(|path| path.to_str().unwrap().to_owned()).collect();
-    site.bucket.assert_keys(&keys.iter().map(String::as_str).collect::<Vec<_>>());
-    for (key, node) in keys.iter().zip(tree.values()) {
-        let tree::Node::File { mode, mtime, size, hash } = node else { panic!("only files") };
-        let head = site.bucket.head(key).unwrap();
-        assert_eq!(head.size, *size, "the size of {key}");
-        assert_eq!(&site.bucket.hash(key), hash, "the bytes of {key}");
-        site.assert_metadata(key, "blake3", hash);
-        site.assert_metadata(key, "mtime", mtime);
-        site.assert_metadata(key, "mode", &format!("{mode:o}"));
-        let part_bytes = (*size > PART_BYTES).then_some(PART_BYTES);
-        let recorded = head.metadata.get("part-size").map(|bytes| bytes.parse().unwrap());
-        assert_eq!(recorded, part_bytes, "part-size of {key}");
-        if site.server.kind == ServerKind::Rgw {
-            assert_eq!(head.etag, etag_of(format!("{root}/{key}").as_ref(), part_bytes), "{key}");
-        }
-    }
+    site.assert_holds(root, "");
     assert_eq!(site.bucket.uploads(), [""; 0], "uploads that were left open");
 }
 

