@@ -51,7 +51,6 @@ fn fetched_bytes(site: &Site) -> u64 {
 }
 
 /// Fails unless the bucket holds exactly the tree's files, with all that is to be known of them.
-
 #[track_caller]
 fn assert_stored(site: &Site, root: &str) {
     site.assert_holds(root, "");
