@@ -1,4 +1,5 @@
-//! Benches of the engine without a server: the merge join, the walk of a directory, hashes, and keys.
+//! Benches of the engine without a server: the merge join, the walk of a directory, hashes, and
+//! keys.
 //!
 //!     make bench
 

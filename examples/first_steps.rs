@@ -1,5 +1,5 @@
-//! What a first script does with a store: connect, list buckets, upload a file, download an object, load
-//! one into memory, delete one, sync a directory.
+//! What a first script does with a store: connect, list buckets, upload a file, download an object,
+//! load one into memory, delete one, sync a directory.
 //!
 //!     export AWS_ENDPOINT_URL=https://... AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...
 //!     cargo run --example first_steps
@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Keys come from the environment, or from a key file by `haul::KeyFile::read`; never from the code.
+/// Keys come from the environment, or from a key file by `haul::KeyFile::read`; never from the
+/// code.
 fn connect() -> Result<Endpoint, Failure> {
     let access_key = std::env::var("AWS_ACCESS_KEY_ID")?;
     let secret_key = std::env::var("AWS_SECRET_ACCESS_KEY")?;

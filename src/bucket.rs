@@ -204,8 +204,8 @@ pub struct ObjectInfo {
     pub metadata: Metadata,
 }
 
-/// A checksum that the server keeps of a whole content. CRC32 is not among them: 32 bits are too few
-/// to tell contents apart.
+/// A checksum that the server keeps of a whole content. CRC32 is not among them: 32 bits are too
+/// few to tell contents apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
     /// `x-amz-checksum-sha256`.

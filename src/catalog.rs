@@ -2,8 +2,8 @@
 //!
 //! One SQLite file per pair of places, read in key order as a third input of the merge, written in
 //! batches as outcomes arrive. It is a memory, not a truth: each record counts only as long as both
-//! sides still look as it says, so that to lose it costs time and nothing else. A file that can't be
-//! used is set aside, and begun anew.
+//! sides still look as it says, so that to lose it costs time and nothing else. A file that can't
+//! be used is set aside, and begun anew.
 //!
 //! Everything here blocks. Knows nothing of transfers.
 
@@ -38,8 +38,8 @@ pub(crate) const BATCH_RECORDS: usize = 1024;
 /// How many records with one content are worth a try.
 const TWINS: usize = 3;
 
-/// Exclusive: no shared memory, which network file systems do not have. WAL: a commit is one append,
-/// and a killed process leaves either all of it or nothing.
+/// Exclusive: no shared memory, which network file systems do not have. WAL: a commit is one
+/// append, and a killed process leaves either all of it or nothing.
 const SHAPE: Shape = Shape {
     settings: "
         PRAGMA locking_mode = EXCLUSIVE;
@@ -109,8 +109,8 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Opens the catalog of `pair` in the directory `state`, whose lock is held. Answers what people
-    /// should know, too.
+    /// Opens the catalog of `pair` in the directory `state`, whose lock is held. Answers what
+    /// people should know, too.
     ///
     /// # Errors
     /// `Setup` where nothing can be kept there.

@@ -80,8 +80,8 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// True where this is the file that was `remembered`, unchanged. The device is left out: network
-    /// file systems get another number with each mount.
+    /// True where this is the file that was `remembered`, unchanged. The device is left out:
+    /// network file systems get another number with each mount.
     #[must_use]
     pub fn is_still(&self, remembered: &Self) -> bool {
         Self { device: remembered.device, ..*self } == *remembered

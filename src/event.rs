@@ -87,8 +87,8 @@ pub struct Control<'a> {
     pub observer: &'a dyn Observer,
     /// Who may stop it.
     pub stop: Stop,
-    /// The directory where a single transfer is remembered as long as it is not complete, so that the
-    /// next call goes on with it; none begins anew. A [`Job`](crate::Job) names its own.
+    /// The directory where a single transfer is remembered as long as it is not complete, so that
+    /// the next call goes on with it; none begins anew. A [`Job`](crate::Job) names its own.
     pub state: Option<PathBuf>,
 }
 
@@ -205,8 +205,9 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The exit code that these counts deserve: 130 where it was stopped, 4 where a guard refused, 1 where something failed, 3 where source entries
-    /// could not be read, changed, or cannot exist at the target, else 0.
+    /// The exit code that these counts deserve: 130 where it was stopped, 4 where a guard refused,
+    /// 1 where something failed, 3 where source entries could not be read, changed, or cannot exist
+    /// at the target, else 0.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         if self.interrupted {

@@ -139,8 +139,8 @@ impl<'a> Context<'a> {
         is_remembered && can_be_resumed
     }
 
-    /// Takes note of an upload that nobody can go on with: a stopped run takes it back, the run after a
-    /// killed one.
+    /// Takes note of an upload that nobody can go on with: a stopped run takes it back, the run
+    /// after a killed one.
     async fn endless_upload(&self, bucket: &Arc<dyn Bucket>, object_key: &str, id: &str) {
         let (key, object_key) = (Key::new(object_key), object_key.to_owned());
         let open = OpenUpload { id: id.to_owned(), key, object_key, content: None };

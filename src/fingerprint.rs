@@ -28,12 +28,12 @@ pub fn part_bytes(size: u64) -> u64 {
     size.div_ceil(MAX_PARTS).next_power_of_two().max(MIN_PART_BYTES)
 }
 
-/// Part sizes that tools use by default, in MiB, the likeliest first: haul and mc 16, boto3, aws and
-/// s5cmd's relatives 8, rclone 5, s3cmd 15, s5cmd 50, and powers of two.
+/// Part sizes that tools use by default, in MiB, the likeliest first: haul and mc 16, boto3, aws
+/// and s5cmd's relatives 8, rclone 5, s3cmd 15, s5cmd 50, and powers of two.
 const COMMON_PART_MIB: [u64; 14] = [16, 8, 5, 15, 50, 64, 10, 20, 32, 100, 128, 256, 512, 1024];
 
-/// The part sizes in whole MiB with which an object of `size` bytes has `parts` parts: the common ones,
-/// then the others, the smallest first.
+/// The part sizes in whole MiB with which an object of `size` bytes has `parts` parts: the common
+/// ones, then the others, the smallest first.
 pub fn part_size_candidates(size: u64, parts: u32) -> impl Iterator<Item = u64> {
     let fits = move |part: &u64| size.div_ceil(*part).max(1) == u64::from(parts);
     // With one part more than the last that is full, each part holds at least this.

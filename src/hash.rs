@@ -41,8 +41,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// The same of a file system that keeps whole seconds.
 const COARSE_TICK: Duration = Duration::from_secs(2);
 
-/// How long until a change of the file would show in its signature: a second change in the same tick
-/// of the clock does not. None where that can't be said (the file is from the future).
+/// How long until a change of the file would show in its signature: a second change in the same
+/// tick of the clock does not. None where that can't be said (the file is from the future).
 fn unsettled_for(signature: &Signature) -> Option<Duration> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_nanos();
     let age = i128::try_from(now).ok()? - nanoseconds(&signature.changed);
@@ -97,8 +97,8 @@ pub struct FileHash {
 }
 
 impl FileHash {
-    /// What the catalog remembers of a content of `size` bytes that was hashed in parts of the usual
-    /// size.
+    /// What the catalog remembers of a content of `size` bytes that was hashed in parts of the
+    /// usual size.
     #[must_use]
     pub fn parts_of(&self, size: u64) -> Option<Parts> {
         let (part_bytes, hashes) = (part_bytes(size), self.parts.clone());

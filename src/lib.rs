@@ -7,8 +7,9 @@
 //!                                                                  └──> events
 //! ```
 //!
-//! Both sides are streams in key order, merged into actions; nothing holds a whole tree. Every object
-//! that is written carries its BLAKE3; every file that is fetched is verified before it gets its name.
+//! Both sides are streams in key order, merged into actions; nothing holds a whole tree. Every
+//! object that is written carries its BLAKE3; every file that is fetched is verified before it gets
+//! its name.
 //!
 //! # From a script
 //!
@@ -55,9 +56,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A [`Control`] says who watches a run ([`Observer`]) and who may stop it ([`Stop`]). A store that is
-//! no S3 implements [`Bucket`]. Everything runs on the caller's tokio runtime, best on one of a single
-//! thread: reading, hashing and writing go to its blocking threads.
+//! A [`Control`] says who watches a run ([`Observer`]) and who may stop it ([`Stop`]). A store that
+//! is no S3 implements [`Bucket`]. Everything runs on the caller's tokio runtime, best on one of a
+//! single thread: reading, hashing and writing go to its blocking threads.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 

@@ -16,9 +16,9 @@ use std::sync::Arc;
 /// Files and objects looked at at once.
 const AT_ONCE: usize = 32;
 
-/// Tells `each` the key, size and BLAKE3 of every file or object of `place`, in key order. Links and
-/// directories have no content of their own and are left out. What the catalogs in `state` or the
-/// server know is not read, unless `state` is none: then every byte is.
+/// Tells `each` the key, size and BLAKE3 of every file or object of `place`, in key order. Links
+/// and directories have no content of their own and are left out. What the catalogs in `state` or
+/// the server know is not read, unless `state` is none: then every byte is.
 ///
 /// What can't be read is counted, told to the observer, and left out.
 ///

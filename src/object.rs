@@ -18,8 +18,8 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-/// Runs `work` until it ends or is stopped; what is half-done is taken back then, or ends in time and
-/// is remembered.
+/// Runs `work` until it ends or is stopped; what is half-done is taken back then, or ends in time
+/// and is remembered.
 async fn stoppable<T>(
     context: &Context<'_>,
     control: &Control<'_>,
@@ -65,7 +65,8 @@ impl Begun {
         }
     }
 
-    /// The transfer has come to its end; uploads that were begun for an older content are taken back.
+    /// The transfer has come to its end; uploads that were begun for an older content are taken
+    /// back.
     async fn end(self, context: &Context<'_>, bucket: &Arc<dyn Bucket>, is_done: bool) {
         let Self { catalog, lock } = self;
         let uploads = || {
@@ -104,8 +105,8 @@ async fn resumable<T>(
     outcome
 }
 
-/// Size, ETag and metadata of an object. A HEAD says no more than "denied" or "not found": where the
-/// reason is that nothing works (keys, bucket, clock), a listing is asked for it.
+/// Size, ETag and metadata of an object. A HEAD says no more than "denied" or "not found": where
+/// the reason is that nothing works (keys, bucket, clock), a listing is asked for it.
 ///
 /// # Errors
 /// `NotFound`, `Setup`, or as every request ([`Bucket`]).
@@ -217,8 +218,8 @@ pub async fn upload_stream(
     stoppable(&context, control, work).await
 }
 
-/// Downloads the object `key` to the file at `path`, verified, with its mtime and mode, and durable;
-/// what was there is replaced only then. Answers its bytes.
+/// Downloads the object `key` to the file at `path`, verified, with its mtime and mode, and
+/// durable; what was there is replaced only then. Answers its bytes.
 ///
 /// # Errors
 /// `NotFound`, `Corrupt`, `Write`, or as every request ([`Bucket`]).
@@ -297,8 +298,9 @@ pub async fn read_object(bucket: &Arc<dyn Bucket>, key: &str) -> Result<Bytes> {
     Ok(content.into())
 }
 
-/// Writes an object to `output` as it arrives, resumed where the connection breaks; answers its bytes.
-/// Its hash is known only at the end: an error means that what was written is not to be trusted.
+/// Writes an object to `output` as it arrives, resumed where the connection breaks; answers its
+/// bytes. Its hash is known only at the end: an error means that what was written is not to be
+/// trusted.
 ///
 /// # Errors
 /// `NotFound`, `Corrupt`, `Write`, or as every request ([`Bucket`]).

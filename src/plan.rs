@@ -1,8 +1,8 @@
 //! The plan: a merge join of two ordered scans into actions, each with its reason.
 //!
-//! Pure: values in, values out. It does not know in which direction bytes go, only what kind of names
-//! the target takes. Deletes are decided here as far as the two scans prove them; what must be known
-//! of the whole run is for [`guard`].
+//! Pure: values in, values out. It does not know in which direction bytes go, only what kind of
+//! names the target takes. Deletes are decided here as far as the two scans prove them; what must
+//! be known of the whole run is for [`guard`].
 
 pub mod compare;
 pub mod guard;

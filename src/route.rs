@@ -1,5 +1,5 @@
-//! The direction of a run, matched once: how entries are scanned, compared, moved and deleted between
-//! these two places.
+//! The direction of a run, matched once: how entries are scanned, compared, moved and deleted
+//! between these two places.
 
 use crate::bucket::{Bucket, Metadata, ObjectRef};
 use crate::catalog::{Change, Record, Stamp};
@@ -115,8 +115,8 @@ impl<'a> Route<'a> {
         Ok(Self { job, direction, tree, source_tree, source_device })
     }
 
-    /// Starts both scans, of which `seen` and `seen_there` tell. The splits are those of the source's and
-    /// of the target's listing.
+    /// Starts both scans, of which `seen` and `seen_there` tell. The splits are those of the
+    /// source's and of the target's listing.
     pub(crate) fn scan(
         &self,
         (seen, seen_there): (&Seen, &Seen),
@@ -345,8 +345,8 @@ impl<'a> Route<'a> {
         with_removals(vec![copied], removed).pop().expect("one copy has one end")
     }
 
-    /// Brings an object's metadata up to date with its file; where that goes wrong so that its content
-    /// is in doubt, the file is sent.
+    /// Brings an object's metadata up to date with its file; where that goes wrong so that its
+    /// content is in doubt, the file is sent.
     pub(crate) async fn update(
         &self,
         context: &Context<'_>,

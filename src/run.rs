@@ -1,7 +1,7 @@
 //! Runs a job: wires scans, plan, executor and guard together.
 //!
-//! One loop: decided steps wait in queues, units of work are under way, whatever ends first is dealt
-//! with. Deletes wait on disk until all else is done.
+//! One loop: decided steps wait in queues, units of work are under way, whatever ends first is
+//! dealt with. Deletes wait on disk until all else is done.
 
 mod finish;
 mod keeper;

@@ -1,8 +1,9 @@
 //! The directory that a download writes into, and out of which nothing leads.
 //!
-//! Every directory on the way to a file is opened by its handle, one name at a time, without following
-//! links, so that neither a hostile key nor a link swapped in during the run leads outside. Files are
-//! staged beside their target under a temporary name and land by a rename. Everything here blocks.
+//! Every directory on the way to a file is opened by its handle, one name at a time, without
+//! following links, so that neither a hostile key nor a link swapped in during the run leads
+//! outside. Files are staged beside their target under a temporary name and land by a rename.
+//! Everything here blocks.
 
 mod staged;
 mod stale;
@@ -192,7 +193,8 @@ impl Tree {
                         }
                         break file;
                     }
-                    // Its writer has renamed it between our open and our lock: it is no longer ours.
+                    // Its writer has renamed it between our open and our lock: it is no longer
+                    // ours.
                 }
             }
         };
@@ -309,8 +311,8 @@ impl Tree {
 }
 
 impl Tree {
-    /// True where the file is what was scanned. To remove one name of a file changes the ctime of the
-    /// others.
+    /// True where the file is what was scanned. To remove one name of a file changes the ctime of
+    /// the others.
     fn is_as_scanned(&self, stat: &Stat, expected: Signature) -> bool {
         let seen = signature_of(stat).0;
         let file = (seen.device, seen.inode);

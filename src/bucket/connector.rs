@@ -1,8 +1,8 @@
 //! The one HTTP client of an endpoint: counts bytes, and ends what stands still.
 //!
-//! reqwest under `object_store`'s client interface, so that anything of `object_store` can share it.
-//! No timeout covers a whole request: a slow but moving transfer of any length is fine, a minute
-//! without a byte in either direction is not.
+//! reqwest under `object_store`'s client interface, so that anything of `object_store` can share
+//! it. No timeout covers a whole request: a slow but moving transfer of any length is fine, a
+//! minute without a byte in either direction is not.
 
 use super::endpoint::{Connection, Trust};
 use super::pace::Turn;

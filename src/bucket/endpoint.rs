@@ -50,8 +50,8 @@ pub enum Trust {
 }
 
 impl Connection {
-    /// A connection with the default limits: as many requests in flight as pay, 60 s idle, 8 retries
-    /// (about half a minute of pauses in all).
+    /// A connection with the default limits: as many requests in flight as pay, 60 s idle, 8
+    /// retries (about half a minute of pauses in all).
     #[must_use]
     pub fn new(endpoint: Option<String>, credentials: Credentials) -> Self {
         Self {

@@ -45,8 +45,8 @@ impl Metadata {
         self.0.get(name).map(String::as_str)
     }
 
-    /// The MD5 of the whole content, as rclone (`md5chksum`, base64) or s3cmd (`s3cmd-attrs`) recorded
-    /// it.
+    /// The MD5 of the whole content, as rclone (`md5chksum`, base64) or s3cmd (`s3cmd-attrs`)
+    /// recorded it.
     #[must_use]
     pub fn md5(&self) -> Option<Md5Bytes> {
         use base64::Engine;

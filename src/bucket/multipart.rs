@@ -25,8 +25,8 @@ impl S3Bucket {
             PartOrigin::Sent if self.signing() == Signing::Payload => {
                 request = request.header("x-amz-checksum-algorithm", "SHA256")?;
             }
-            // AWS refuses the checksum of a part where none was announced, and wants one of each part
-            // where one was.
+            // AWS refuses the checksum of a part where none was announced, and wants one of each
+            // part where one was.
             PartOrigin::Sent | PartOrigin::Mixed => {}
             PartOrigin::Copied(info) => {
                 for (name, value) in &info.headers {
@@ -115,8 +115,8 @@ impl S3Bucket {
         prefix: &str,
         after: Option<&(String, String)>,
     ) -> Result<UploadPage> {
-        // Ceph encodes keys without saying so, and SeaweedFS says so without doing it: they are asked for as
-        // they are, and encoded only where that is no XML.
+        // Ceph encodes keys without saying so, and SeaweedFS says so without doing it: they are
+        // asked for as they are, and encoded only where that is no XML.
         let plain = self.uploads_page(prefix, after, false).await;
         match plain {
             Err(error) if error.kind() == ErrorKind::Protocol => {

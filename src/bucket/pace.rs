@@ -1,9 +1,9 @@
 //! How hard an endpoint is worked: requests in flight, requests a second.
 //!
-//! The requests in flight start modest, grow as long as that brings more through, and are halved when
-//! the server says that it is too much. Since a server may count requests a second, which a fast
-//! answer turns into many, their rate is capped then, too, and grows back along the curve of CUBIC
-//! (RFC 9438, with its constants), as in the adaptive mode of the AWS SDKs.
+//! The requests in flight start modest, grow as long as that brings more through, and are halved
+//! when the server says that it is too much. Since a server may count requests a second, which a
+//! fast answer turns into many, their rate is capped then, too, and grows back along the curve of
+//! CUBIC (RFC 9438, with its constants), as in the adaptive mode of the AWS SDKs.
 
 use super::connector::Traffic;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,8 @@ use tokio::time::Instant;
 pub enum Concurrency {
     /// Always so many.
     Fixed(usize),
-    /// 16 at first; more, up to 256, where that brings more through; fewer where the server is busy.
+    /// 16 at first; more, up to 256, where that brings more through; fewer where the server is
+    /// busy.
     Adaptive,
 }
 
@@ -185,8 +186,8 @@ impl Pace {
         }
     }
 
-    /// The server is too busy: fewer requests, and not before `pause` is over. `turn` is that of the
-    /// request that was refused: many that were sent together count once.
+    /// The server is too busy: fewer requests, and not before `pause` is over. `turn` is that of
+    /// the request that was refused: many that were sent together count once.
     pub(super) fn overloaded(&self, turn: &Turn, pause: Option<Duration>) {
         let now = Instant::now();
         let mut state = self.state();
@@ -292,7 +293,8 @@ impl Window {
         (self.done >= 8 && seconds > 0.02).then(|| self.done as f64 / seconds)
     }
 
-    /// The next limit. Doubles until that brings nothing more, then tries a little more now and then.
+    /// The next limit. Doubles until that brings nothing more, then tries a little more now and
+    /// then.
     fn next(&mut self, limit: usize, throughput: f64, wanted: bool) -> usize {
         if let Some((before, was)) = self.before.take()
             && throughput < was * GAIN

@@ -1,5 +1,5 @@
-//! Opening a SQLite file of one's own: its schema brought up to date, or, where it can't be used, set
-//! aside for a new one.
+//! Opening a SQLite file of one's own: its schema brought up to date, or, where it can't be used,
+//! set aside for a new one.
 
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 pub(super) struct Shape {
     /// Set on each opening, before anything is read.
     pub settings: &'static str,
-    /// `migrations[n]` brings version n to n + 1 (`PRAGMA user_version`); never changed, only added to.
+    /// `migrations[n]` brings version n to n + 1 (`PRAGMA user_version`); never changed, only added
+    /// to.
     pub migrations: &'static [&'static str],
 }
 
@@ -23,8 +24,8 @@ pub(super) enum Locking {
     None,
 }
 
-/// Opens the file at `path`, which is set aside where `check` does not find it right. Answers why, if
-/// that was so.
+/// Opens the file at `path`, which is set aside where `check` does not find it right. Answers why,
+/// if that was so.
 ///
 /// # Errors
 /// `Setup`, where not even a new file can be used, or the file is of a newer haul, which will want it

@@ -1,7 +1,7 @@
 //! Past runs: when, what, how much, and how they ended.
 //!
-//! One file for all pairs, opened for a moment at the start and at the end of a run, so that it can be
-//! read while runs are under way. A run that was killed has a start and no end.
+//! One file for all pairs, opened for a moment at the start and at the end of a run, so that it can
+//! be read while runs are under way. A run that was killed has a start and no end.
 
 use super::database::{self, Locking, Shape};
 use super::lock::Runner;

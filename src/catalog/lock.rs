@@ -45,8 +45,8 @@ impl Runner {
     }
 }
 
-/// When the kernel started a process: field 22 of `/proc/PID/stat` (proc(5)), counted from behind the
-/// name, which may hold anything.
+/// When the kernel started a process: field 22 of `/proc/PID/stat` (proc(5)), counted from behind
+/// the name, which may hold anything.
 fn start_ticks(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, behind_name) = stat.rsplit_once(')')?;

@@ -1,5 +1,5 @@
-//! What is remembered of the two places themselves: what the source is on, whether their listings are in
-//! order, and where these can be cut.
+//! What is remembered of the two places themselves: what the source is on, whether their listings
+//! are in order, and where these can be cut.
 
 use super::{Catalog, Side, set_meta};
 use crate::error::Result;

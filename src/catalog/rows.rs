@@ -116,9 +116,9 @@ pub(super) fn pieces<const N: usize>(bytes: &[u8]) -> Vec<[u8; N]> {
     bytes.as_chunks().0.to_vec()
 }
 
-/// The parts of an object, from the catalog at `path` of a pair that sends to where it is. Nothing is
-/// locked or written; what is not there or can't be read is not known. A catalog in use may give what is
-/// not so: only a hash of the whole proves what is made of it.
+/// The parts of an object, from the catalog at `path` of a pair that sends to where it is. Nothing
+/// is locked or written; what is not there or can't be read is not known. A catalog in use may give
+/// what is not so: only a hash of the whole proves what is made of it.
 pub(crate) fn glance(path: &Path, key: &Key, etag: &ETag) -> Option<Parts> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let escaped: String = path.to_str()?.chars().map(escape).collect();

@@ -1,5 +1,5 @@
-//! What is on its way: uploads in parts and downloads in ranges, as far as they have come. What a run
-//! leaves unfinished, the next one goes on with.
+//! What is on its way: uploads in parts and downloads in ranges, as far as they have come. What a
+//! run leaves unfinished, the next one goes on with.
 //!
 //! Written as it happens, not in batches: a killed run loses only what was under way.
 
@@ -98,8 +98,8 @@ pub(super) const TABLES: &str = "
 /// # Errors
 /// `Setup`, once; later calls do and find nothing.
 impl Catalog {
-    /// Notes an upload that the server has begun; durable when this returns. False where nothing can be
-    /// remembered.
+    /// Notes an upload that the server has begun; durable when this returns. False where nothing
+    /// can be remembered.
     pub(crate) fn open_upload(&self, upload: &OpenUpload) -> Result<bool> {
         let content = upload.content.as_ref();
         self.note(|connection| {

@@ -114,8 +114,8 @@ impl<H: Hasher> Writer<'_, H> {
     }
 }
 
-/// The standard hash of all ranges, and whether it is the object's: where no BLAKE3 is recorded, what
-/// else there is, by reading back.
+/// The standard hash of all ranges, and whether it is the object's: where no BLAKE3 is recorded,
+/// what else there is, by reading back.
 pub(super) fn verify_parts(
     what: String,
     info: &ObjectInfo,

@@ -8,9 +8,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// A bound on the bytes in buffers. What is larger than the whole budget takes all of it, and so
 /// goes alone.
 ///
-/// Buffers are used again: fresh pages for each part would cost more than sending it. Those that are
-/// idle fit into what nobody holds of the budget, as of the last time that somebody took of it. They are the kernel's own pages, since an allocator
-/// would keep what is freed for a while, in each of its size classes and threads.
+/// Buffers are used again: fresh pages for each part would cost more than sending it. Those that
+/// are idle fit into what nobody holds of the budget, as of the last time that somebody took of it.
+/// They are the kernel's own pages, since an allocator would keep what is freed for a while, in
+/// each of its size classes and threads.
 #[derive(Debug)]
 pub(crate) struct Budget {
     permits: Arc<Semaphore>,
@@ -29,7 +30,8 @@ struct Pages {
 pub(crate) const DEFAULT_BYTES: u64 = 96 << 20;
 /// Memory is counted in units of this many bytes.
 const UNIT_BYTES: usize = 1 << 10;
-/// The smallest buffer; the sizes are powers of two, so that a buffer fits the next content as well.
+/// The smallest buffer; the sizes are powers of two, so that a buffer fits the next content as
+/// well.
 const LEAST_BUFFER_BYTES: usize = 64 << 10;
 
 impl Budget {
@@ -76,7 +78,8 @@ impl Budget {
 }
 
 impl Pages {
-    /// Takes out idle buffers, those that were idle longest, until the rest fits into what nobody holds.
+    /// Takes out idle buffers, those that were idle longest, until the rest fits into what nobody
+    /// holds.
     fn trim(&mut self, units: u32) -> Vec<MmapMut> {
         let free = (units as usize).saturating_sub(self.held) * UNIT_BYTES;
         let mut kept: usize = self.idle.iter().map(|buffer| buffer.len()).sum();

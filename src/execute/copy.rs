@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
 
-/// Objects above this size are copied in parts. S3 would take 5 GiB in one request, but says nothing
-/// while it copies, so that a long copy looks like a hang; and parts go in parallel.
+/// Objects above this size are copied in parts. S3 would take 5 GiB in one request, but says
+/// nothing while it copies, so that a long copy looks like a hang; and parts go in parallel.
 const WHOLE_COPY_BYTES: u64 = 256 * MIB;
 
 /// What a copy became.
@@ -103,7 +103,8 @@ impl Copying<'_> {
         let Self { from, source, before, bucket, key, .. } = self;
         let mut told = None;
         if before.size == 0 && key.ends_with('/') {
-            // SeaweedFS can't copy the marker of a directory; there is nothing in it but its metadata.
+            // SeaweedFS can't copy the marker of a directory; there is nothing in it but its
+            // metadata.
             bucket.put(key, Payload::new(Bytes::new()), &before.metadata).await?;
         } else if before.size <= WHOLE_COPY_BYTES {
             told = bucket.copy(source, key, None).await?;
@@ -178,8 +179,9 @@ async fn copy_parts(
 }
 
 /// Brings the metadata of the object `key`, which holds the content of a file, up to date with the
-/// file's, by a copy onto itself. Answers its ETag then. What else is recorded with it and its headers
-/// stay; what the server gives to a new object (ACL, storage class) is new, as with any copy.
+/// file's, by a copy onto itself. Answers its ETag then. What else is recorded with it and its
+/// headers stay; what the server gives to a new object (ACL, storage class) is new, as with any
+/// copy.
 ///
 /// # Errors
 /// `Precondition` where it is no longer the object that was listed; `Corrupt` where the copy was asked

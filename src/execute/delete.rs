@@ -98,8 +98,8 @@ async fn look(bucket: &Arc<dyn Bucket>, prefix: &str, entry: &Entry) -> Result<L
     }
 }
 
-/// Deletes files, links and empty directories of the target directory; `entries` come last key first,
-/// so that what is in a directory goes before it.
+/// Deletes files, links and empty directories of the target directory; `entries` come last key
+/// first, so that what is in a directory goes before it.
 pub(crate) async fn delete_local(tree: Arc<Tree>, entries: Vec<Entry>) -> Vec<Outcome> {
     blocking(move || {
         let remove = |entry: Entry| {

@@ -1,5 +1,5 @@
-//! Large files that have changed in part: what is unchanged of the object is taken over by the server
-//! from the object itself.
+//! Large files that have changed in part: what is unchanged of the object is taken over by the
+//! server from the object itself.
 
 use super::blocking;
 use super::large::{Sending, index_of, is_gone_away};
@@ -34,8 +34,8 @@ pub(super) struct Same {
 }
 
 impl Sending<'_> {
-    /// The parts of the object at the server that the file still has; none where there are none, or they
-    /// can't be taken over.
+    /// The parts of the object at the server that the file still has; none where there are none, or
+    /// they can't be taken over.
     pub(super) async fn same_parts(&self, base: Base) -> Result<Option<Same>> {
         if base.parts.part_bytes != self.part {
             self.remark("its part size has changed, so that all of it is sent");
@@ -63,8 +63,8 @@ impl Sending<'_> {
         Ok(Some(Same { object, unchanged, md5s, refused: AtomicBool::new(false) }))
     }
 
-    /// Has the server copy a part that is unchanged. None where it is not, or can't be proven to have
-    /// arrived: it is sent then.
+    /// Has the server copy a part that is unchanged. None where it is not, or can't be proven to
+    /// have arrived: it is sent then.
     pub(super) async fn copy_part(
         &self,
         same: &Same,

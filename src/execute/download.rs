@@ -1,8 +1,9 @@
 //! Downloads: fetched into a temporary file, verified, and landed in groups.
 //!
 //! Small objects are held in memory and written by one hop to a blocking thread; larger ones are
-//! hashed and written as they arrive, the largest in ranges ([`super::ranges`]). Nothing gets its name before its bytes
-//! are on the disk: a group of files is made durable by one `syncfs`, then renamed.
+//! hashed and written as they arrive, the largest in ranges ([`super::ranges`]). Nothing gets its
+//! name before its bytes are on the disk: a group of files is made durable by one `syncfs`, then
+//! renamed.
 
 use super::arrival::{Hasher, Writer, fetched, read_back};
 use super::budget::Held;
@@ -24,7 +25,8 @@ use std::sync::{Arc, OnceLock};
 /// Objects larger than this are fetched in ranges of this size: a power of two, so that BLAKE3 can
 /// merge them.
 pub(super) const RANGE_BYTES: u64 = 16 * MIB;
-/// Frames are gathered to this many bytes before they are hashed, and written where they are to stay.
+/// Frames are gathered to this many bytes before they are hashed, and written where they are to
+/// stay.
 pub(super) const GATHER_BYTES: usize = 1 << 20;
 /// How often a body that breaks is asked for again without a byte of progress.
 const RESUMES: u32 = 5;
@@ -45,8 +47,8 @@ pub(crate) struct Download {
 }
 
 /// What is found of bytes that arrived, held against what the object says of itself. Where its own
-/// ETag agrees, other hashes that are recorded with it have gone stale. `again` feeds the bytes once
-/// more.
+/// ETag agrees, other hashes that are recorded with it have gone stale. `again` feeds the bytes
+/// once more.
 pub(super) fn agree(
     what: impl FnOnce() -> String,
     info: &ObjectInfo,
@@ -68,8 +70,8 @@ pub(super) fn agree(
     }
 }
 
-/// Fetches objects up to the point where they can land: small ones together, so that all of them take
-/// one hop to a blocking thread.
+/// Fetches objects up to the point where they can land: small ones together, so that all of them
+/// take one hop to a blocking thread.
 pub(crate) async fn download_batch(
     context: &Context<'_>,
     bucket: &Arc<dyn Bucket>,
@@ -240,9 +242,9 @@ impl Fetch<'_> {
         }
     }
 
-    /// Copies a file of the target directory that has the object's content, if there is one: found by
-    /// the ETag that its own object had, or, where a HEAD costs little beside the content, by the
-    /// recorded BLAKE3.
+    /// Copies a file of the target directory that has the object's content, if there is one: found
+    /// by the ETag that its own object had, or, where a HEAD costs little beside the content, by
+    /// the recorded BLAKE3.
     async fn copy_twin(&self) -> Option<Fetched> {
         let catalog = self.context.twins.clone().filter(|_| self.entry.size > 0)?;
         let (etag, size) = (self.entry.etag()?.clone(), self.entry.size);

@@ -1,5 +1,6 @@
-//! Large files: hashed, then sent in parts. What the server has already is not sent again: the parts
-//! of an upload that a run before left unfinished, and those of the object itself that are unchanged.
+//! Large files: hashed, then sent in parts. What the server has already is not sent again: the
+//! parts of an upload that a run before left unfinished, and those of the object itself that are
+//! unchanged.
 
 use super::copy;
 use super::delta::{Base, Same};
@@ -128,7 +129,8 @@ impl Remembered {
         Self { begun, base }
     }
 
-    /// The part size: the one that the object has, as long as it fits, so that its parts can be kept.
+    /// The part size: the one that the object has, as long as it fits, so that its parts can be
+    /// kept.
     fn part_bytes(&self, size: u64) -> u64 {
         let of_begun = self.begun.iter().filter_map(|begun| begun.content.as_ref());
         let known = of_begun
@@ -244,8 +246,8 @@ impl Sending<'_> {
         }
     }
 
-    /// An upload of this content that the server still knows, with the parts that the catalog and the
-    /// server agree on.
+    /// An upload of this content that the server still knows, with the parts that the catalog and
+    /// the server agree on.
     async fn take_up(&self, begun: &[OpenUpload]) -> Result<Option<Begun>> {
         for begun in begun {
             let Some(content) = &begun.content else { continue };
@@ -318,8 +320,8 @@ impl Sending<'_> {
         Ok(Begun { id, done: HashMap::new(), file, is_remembered, resumed: false })
     }
 
-    /// Sends what is not there yet and completes the upload. Where that fails, it is taken back, unless
-    /// a later run can go on with it.
+    /// Sends what is not there yet and completes the upload. Where that fails, it is taken back,
+    /// unless a later run can go on with it.
     async fn send(&self, begun: Begun, same: Option<Same>) -> Result<Stored> {
         let (key, size) = (&self.upload.object_key, self.entry().size);
         let sent = AtomicU64::new(0);

@@ -13,9 +13,9 @@ pub(super) fn ranges(size: u64, part: u64) -> impl Iterator<Item = std::ops::Ran
     (0..size.div_ceil(part)).map(move |i| i * part..((i + 1) * part).min(size))
 }
 
-/// Completes an upload, and believes it only when the object says so itself: the answer to
-/// Complete carries no ETag on Ceph 16, and a 404 may only mean that it was repeated. Some of the parts
-/// may be `copied`.
+/// Completes an upload, and believes it only when the object says so itself: the answer to Complete
+/// carries no ETag on Ceph 16, and a 404 may only mean that it was repeated. Some of the parts may
+/// be `copied`.
 pub(super) async fn finish(
     bucket: &Arc<dyn Bucket>,
     key: &str,
@@ -37,8 +37,8 @@ pub(super) async fn finish(
 }
 
 /// True where the object's ETag is that of its parts. With some encryptions no ETag is a hash, and
-/// SeaweedFS has a formula of its own for copied parts, other servers have none: then the server's word must do, but what a
-/// 404 is to excuse must be proven.
+/// SeaweedFS has a formula of its own for copied parts, other servers have none: then the server's
+/// word must do, but what a 404 is to excuse must be proven.
 fn is_made_of(info: &ObjectInfo, parts: &[PartTag], copied: bool, completed: bool) -> bool {
     let md5s = parts.iter().map(|part| md5_of(&part.etag)).collect::<Option<Vec<Md5Bytes>>>();
     let Some(md5s) = md5s else {

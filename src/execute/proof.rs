@@ -1,5 +1,5 @@
-//! How a content can be proven to be an object's: what the object says of itself, and the hashing that
-//! compares. BLAKE3 is always computed, since it is what haul remembers.
+//! How a content can be proven to be an object's: what the object says of itself, and the hashing
+//! that compares. BLAKE3 is always computed, since it is what haul remembers.
 
 use crate::bucket::{Checksum, ObjectInfo};
 use crate::fingerprint::{Blake3, ETag, Md5Bytes, part_size_candidates};
@@ -13,7 +13,8 @@ pub(crate) enum Proof {
     Blake3(Blake3),
     /// Its MD5, which is its ETag.
     Md5(Md5Bytes),
-    /// Its MD5 as another tool recorded it: it may have gone stale, or be that of what was encrypted.
+    /// Its MD5 as another tool recorded it: it may have gone stale, or be that of what was
+    /// encrypted.
     Recorded(Md5Bytes),
     /// A checksum that the server keeps.
     Checksum(Checksum),

@@ -1,5 +1,5 @@
-//! Large downloads: ranges in parallel. What is here already is not fetched again: the ranges that a run
-//! before left in the temporary file, and those of the old file that are the object's, too.
+//! Large downloads: ranges in parallel. What is here already is not fetched again: the ranges that
+//! a run before left in the temporary file, and those of the old file that are the object's, too.
 
 use super::arrival::{Marks, Writer, fetched, parts_of, verify_parts};
 use super::download::{Fetch, RANGE_BYTES};
@@ -41,8 +41,8 @@ pub(super) async fn in_ranges(fetch: &Fetch<'_>) -> Result<Fetched> {
     }
 }
 
-/// The temporary file, and what a run before left in it, by where the ranges begin. The catalog, where that
-/// can be remembered of this one.
+/// The temporary file, and what a run before left in it, by where the ranges begin. The catalog,
+/// where that can be remembered of this one.
 type TakenUp = (Arc<Staged>, HashMap<u64, FetchedRange>, Option<Arc<Catalog>>);
 
 async fn take_up(fetch: &Fetch<'_>) -> Result<TakenUp> {

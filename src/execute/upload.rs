@@ -159,8 +159,8 @@ fn prepare_batch(
     prepared
 }
 
-/// Reads and hashes one file while its bytes are in the cache. The payload of a regular file is still
-/// without its bytes, which are in `content` then.
+/// Reads and hashes one file while its bytes are in the cache. The payload of a regular file is
+/// still without its bytes, which are in `content` then.
 fn prepare(
     upload: &Upload,
     content: &mut [u8],

@@ -58,8 +58,8 @@ pub struct Evidence {
     pub target_entries: u64,
     /// Entries that are to go.
     pub deletes: u64,
-    /// Transfers and copies that failed; among them files that could not be read and that the target
-    /// does not have: they may be what a deleted name was renamed to.
+    /// Transfers and copies that failed; among them files that could not be read and that the
+    /// target does not have: they may be what a deleted name was renamed to.
     pub failed: u64,
     /// The source directory is on another file system than it was last time.
     pub source_moved: bool,

@@ -1,5 +1,5 @@
-//! The end of a run that has transferred everything: the deletes, if the guard agrees, and what is left
-//! to be cleared up.
+//! The end of a run that has transferred everything: the deletes, if the guard agrees, and what is
+//! left to be cleared up.
 
 use super::{Run, leftovers};
 use crate::catalog::{self, Change};

@@ -17,8 +17,8 @@ pub(super) struct Keeper<'a> {
     observer: &'a dyn Observer,
     history: Option<(History, i64)>,
     pub(super) catalog: Option<Arc<Catalog>>,
-    /// The same, where only what is not complete is remembered: what is moved away is not there to be
-    /// compared again.
+    /// The same, where only what is not complete is remembered: what is moved away is not there to
+    /// be compared again.
     pub(super) unfinished: Option<Arc<Catalog>>,
     /// Given back last.
     lock: Option<Lock>,
@@ -37,8 +37,8 @@ impl<'a> Keeper<'a> {
         keeper
     }
 
-    /// Takes the lock of the pair and opens its catalog. Where nothing can be kept, that is told, and
-    /// the run does without.
+    /// Takes the lock of the pair and opens its catalog. Where nothing can be kept, that is told,
+    /// and the run does without.
     ///
     /// # Errors
     /// `Locked`, where another run of the pair is under way. A run that only looks does without the

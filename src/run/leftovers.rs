@@ -1,5 +1,5 @@
-//! What earlier runs of this pair have left unfinished and nobody goes on with: uploads that the catalog
-//! knows are aborted, temporary files removed. What others have begun is not haul's to end.
+//! What earlier runs of this pair have left unfinished and nobody goes on with: uploads that the
+//! catalog knows are aborted, temporary files removed. What others have begun is not haul's to end.
 
 use crate::error::ErrorKind;
 use crate::execute::{Context, blocking};
@@ -7,8 +7,8 @@ use crate::route::Route;
 use crate::scan::Filter;
 use std::sync::Arc;
 
-/// Clears up after a run that has succeeded: nothing that `filter` admits is left to be done, and the
-/// `temporary` files at the target that no run holds are nobody's.
+/// Clears up after a run that has succeeded: nothing that `filter` admits is left to be done, and
+/// the `temporary` files at the target that no run holds are nobody's.
 pub(super) async fn clear(
     context: &Context<'_>,
     route: &Route<'_>,

@@ -54,8 +54,8 @@ impl Memory {
     }
 
     /// Goes on to `key`, or to the end. What lies before it is on neither side any more, and is
-    /// forgotten if the `filter` would have shown it. False where so much is to be forgotten that it
-    /// must be written first. May be dropped wherever it waits.
+    /// forgotten if the `filter` would have shown it. False where so much is to be forgotten that
+    /// it must be written first. May be dropped wherever it waits.
     pub(super) async fn seek(&mut self, key: Option<&str>, filter: &Filter) -> bool {
         loop {
             while let Some(record) = self.ready.front() {

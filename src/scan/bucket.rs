@@ -1,8 +1,8 @@
 //! The listing of a bucket prefix as a scan.
 //!
 //! Pages are fetched one ahead of the consumer. Their order is checked before any of their keys is
-//! let through. A listing that is out of order in its first page is spooled to disk and sorted; where
-//! that shows only later, the scan ends with `Unordered`, and the run begins again with
+//! let through. A listing that is out of order in its first page is spooled to disk and sorted;
+//! where that shows only later, the scan ends with `Unordered`, and the run begins again with
 //! [`Order::Sort`].
 
 use super::ranges::{Lister, Splits, Way, is_ordered};
@@ -23,8 +23,8 @@ pub enum Order {
     Sort,
 }
 
-/// Scans the objects of `bucket` below `prefix` (empty, or with its `/`); `splits` say where it can be
-/// listed in ranges.
+/// Scans the objects of `bucket` below `prefix` (empty, or with its `/`); `splits` say where it can
+/// be listed in ranges.
 #[must_use]
 pub fn scan_bucket(
     bucket: Arc<dyn Bucket>,

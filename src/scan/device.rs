@@ -27,8 +27,8 @@ impl Device {
         Self::among(&mounts, path.to_str()?, number)
     }
 
-    /// The mount of `mounts` (proc(5), `mountinfo`) that `path` is below: the deepest, and of several at
-    /// one place the last, which covers the others.
+    /// The mount of `mounts` (proc(5), `mountinfo`) that `path` is below: the deepest, and of
+    /// several at one place the last, which covers the others.
     fn among(mounts: &str, path: &str, number: u64) -> Option<Self> {
         let is_below = |point: &str| {
             let rest = path.strip_prefix(point.trim_end_matches('/'));

@@ -1,8 +1,8 @@
 //! Which keys a run looks at: ordered patterns, of which the last that matches decides.
 //!
 //! `*` and `?` stop at `/`, `**` does not. A pattern without `/` (its last character aside) matches
-//! at any depth, another one is anchored at the root. A pattern that matches a directory matches all
-//! that is in it; one that ends in `/` matches only directories.
+//! at any depth, another one is anchored at the root. A pattern that matches a directory matches
+//! all that is in it; one that ends in `/` matches only directories.
 
 use crate::error::{Error, ErrorKind, Result};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};

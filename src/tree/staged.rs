@@ -77,8 +77,8 @@ impl Staged {
         self.file.as_ref().and_then(|file| read(file).ok())
     }
 
-    /// Fills a range with the same range of `file`: shared blocks where the file system can, else a copy
-    /// within the kernel, else one through memory.
+    /// Fills a range with the same range of `file`: shared blocks where the file system can, else a
+    /// copy within the kernel, else one through memory.
     ///
     /// # Errors
     /// `Write`.

@@ -149,7 +149,8 @@ fn mv_up_leaves_no_file(server: &Server) {
     assert_eq!(files(&site.at("up")), [""; 0]);
 }
 
-/// The file is rewritten while its old content is on the way up, the object while it is on the way down.
+/// The file is rewritten while its old content is on the way up, the object while it is on the way
+/// down.
 fn mv_keeps_a_source_that_changed_meanwhile(server: &Server) {
     let site = Site::new(server);
     let file = site.at("up/file");

@@ -104,7 +104,8 @@ fn objects_of_another_client_are_adopted(server: &Server) {
     site.assert_sync_is_idle(&site.url(""), &up);
 }
 
-/// Its part size is another one: it is sent again, or found to be the same, and right in both cases.
+/// Its part size is another one: it is sent again, or found to be the same, and right in both
+/// cases.
 fn multipart_object_of_another_client_compares_right(server: &Server) {
     let site = Site::new(server);
     let up = site.directory("up");

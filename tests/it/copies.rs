@@ -71,7 +71,8 @@ fn objects_of_300_mib_are_copied_in_parts(server: &Server) {
     assert_eq!(head("from/large").metadata, head("to/large").metadata);
     assert_eq!(head("to/foreign").content_type, "application/x-netcdf");
     assert_eq!(site.bucket.uploads(), [""; 0]);
-    // What has no BLAKE3 can't be compared afterwards: SeaweedFS gives copied parts ETags of its own.
+    // What has no BLAKE3 can't be compared afterwards: SeaweedFS gives copied parts ETags of its
+    // own.
     site.haul(&["check", &up, &site.url("to"), "--exclude", "foreign"]).done();
 }
 

@@ -1,4 +1,5 @@
-//! Reading every byte: `check --deep` finds what has changed without showing, `manifest` tells what is there.
+//! Reading every byte: `check --deep` finds what has changed without showing, `manifest` tells what
+//! is there.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;

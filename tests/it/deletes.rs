@@ -1,4 +1,5 @@
-//! `--delete` needs proof: what could not be read is spared, what looks wrong is refused, and a failure stops it.
+//! `--delete` needs proof: what could not be read is spared, what looks wrong is refused, and a
+//! failure stops it.
 
 use std::fs;
 
@@ -207,7 +208,8 @@ fn empty_source_prefix_is_refused(server: &Server) {
     assert!(!fs::exists(site.at("down/precious")).unwrap());
 }
 
-/// As if another file system had come to lie where the source was: the catalog says that it was elsewhere.
+/// As if another file system had come to lie where the source was: the catalog says that it was
+/// elsewhere.
 fn source_on_another_file_system_deletes_nothing(server: &Server) {
     let site = Site::new(server);
     let up = mirrored(&site, &["a", "b"]);
@@ -383,7 +385,8 @@ fn failed_listing_deletes_nothing(server: &Server) {
     assert!(fs::exists(site.at("down/extra")).unwrap());
 }
 
-/// Another client writes the key between the plan and the delete: it still has to be there afterwards.
+/// Another client writes the key between the plan and the delete: it still has to be there
+/// afterwards.
 fn object_rewritten_after_the_listing_is_not_deleted_unseen(server: &Server) {
     let site = Site::new(server);
     let up = mirrored(&site, &["gone", "keep"]);

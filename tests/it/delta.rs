@@ -1,5 +1,5 @@
-//! Large files that change in part: only what has changed goes over the wire, up and down, and whatever happens
-//! meanwhile, the right bytes arrive.
+//! Large files that change in part: only what has changed goes over the wire, up and down, and
+//! whatever happens meanwhile, the right bytes arrive.
 
 mod down;
 mod random;
@@ -57,7 +57,8 @@ fn assert_stored(site: &Site, root: &str) {
     assert_eq!(site.bucket.uploads(), [""; 0], "uploads that were left open");
 }
 
-/// Writes into the only catalog, as the hashes of the parts of `large`, those that it has in the directory `other`.
+/// Writes into the only catalog, as the hashes of the parts of `large`, those that it has in the
+/// directory `other`.
 fn forge_hashes(site: &Site, other: &str) {
     let own = site.catalog();
     site.haul(&["sync", other, &site.url("elsewhere")]).done();

@@ -1,4 +1,5 @@
-//! A network that breaks: what is retried ends right, what cannot be is told, and no wrong byte is ever kept.
+//! A network that breaks: what is retried ends right, what cannot be is told, and no wrong byte is
+//! ever kept.
 
 use std::fs;
 use std::time::Duration;
@@ -203,7 +204,8 @@ fn bit_flipped_in_every_download_keeps_the_old_file(server: &Server) {
     tree::assert_equal(&before, &tree::read(&down));
 }
 
-/// Overwrites `key` with the file at `path` just before the `after`-th GET of it goes to the server.
+/// Overwrites `key` with the file at `path` just before the `after`-th GET of it goes to the
+/// server.
 fn overwrite_before_get(site: &Site, key: &'static str, path: String, after: usize) {
     let bucket = Bucket::clone(&site.bucket);
     let overwrite = Fault::hook(move || bucket.put_file(key, path.as_ref()));
@@ -244,7 +246,8 @@ fn object_changed_between_two_ranges_is_never_mixed(server: &Server) {
     assert_whole(&site, outcome, "key");
 }
 
-/// The file is rewritten between its hash and its parts: told, or stored whole as it was; never mixed.
+/// The file is rewritten between its hash and its parts: told, or stored whole as it was; never
+/// mixed.
 fn file_that_changes_under_its_upload_is_never_mixed(server: &Server) {
     let site = Site::new(server);
     let up = site.directory("up");

@@ -1,4 +1,5 @@
-//! Runs side by side and one after the other: the lock of a pair, what a killed run leaves, the history.
+//! Runs side by side and one after the other: the lock of a pair, what a killed run leaves, the
+//! history.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -124,8 +125,8 @@ fn answered(site: &Site, kind: Kind) -> BTreeSet<String> {
 
 const MANY: usize = 400;
 
-/// Starts a sync whose transfers take a while each, waits until what was finished at one moment is written down, and
-/// kills it. Answers what was finished then.
+/// Starts a sync whose transfers take a while each, waits until what was finished at one moment is
+/// written down, and kills it. Answers what was finished then.
 #[track_caller]
 fn killed_half_way(site: &Site, source: &str, target: &str, kind: Kind) -> BTreeSet<String> {
     let slow = Fault::hook(|| thread::sleep(Duration::from_millis(200)));
@@ -174,7 +175,8 @@ fn killed_upload_keeps_what_was_finished(server: &Server) {
     let opened: BTreeSet<String> = watch.opened().into_iter().collect();
     assert!(known.is_disjoint(&opened), "read again");
     assert!(known.is_disjoint(&answered(&site, Kind::Put)), "sent again");
-    // What arrived at the server as the run was killed may be asked for: the text of a link could stand in the file.
+    // What arrived at the server as the run was killed may be asked for: the text of a link could
+    // stand in the file.
     assert!(known.is_disjoint(&answered(&site, Kind::Head)), "asked for");
     assert!(site.proxy.count(Kind::Head) <= 8);
     assert!(outcome.summary("transferred") <= (MANY - known.len()) as u64);

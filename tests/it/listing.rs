@@ -1,4 +1,5 @@
-//! `ls`, `du`, `stat`, `rm`, `mb`, `rb`: what they print is what the bucket holds, and they remove what they say.
+//! `ls`, `du`, `stat`, `rm`, `mb`, `rb`: what they print is what the bucket holds, and they remove
+//! what they say.
 
 use serde_json::Value;
 

@@ -1,11 +1,12 @@
 //! The integration tests: the `haul` binary against real servers, judged by an independent client.
 //!
-//! `make test` starts the servers and sets what `support::server` reads. Run alone, every test that needs a server
-//! fails; none is skipped quietly.
+//! `make test` starts the servers and sets what `support::server` reads. Run alone, every test that
+//! needs a server fails; none is skipped quietly.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
-/// Makes a test of each function, once on every server: `theme::rgw::name` and `theme::seaweed::name`.
+/// Makes a test of each function, once on every server: `theme::rgw::name` and
+/// `theme::seaweed::name`.
 macro_rules! on_both_servers {
     ($($name:ident),+ $(,)?) => {
         mod rgw {

@@ -101,7 +101,8 @@ fn metadata_and_type_of_another_client_stay(server: &Server) {
     assert_eq!(site.bucket.head("theirs").unwrap().content_type, "text/x-notes");
 }
 
-/// Above 256 MiB the copy is made in parts, onto itself. Where that changes the ETag, it is sent again.
+/// Above 256 MiB the copy is made in parts, onto itself. Where that changes the ETag, it is sent
+/// again.
 fn object_in_260_mib_is_updated_whole(server: &Server) {
     let site = Site::new(server);
     let up = site.directory("up");

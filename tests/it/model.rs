@@ -1,15 +1,15 @@
-//! Random changes on both sides, sync after sync, judged by a model of what a run may send; and runs
-//! that are killed while they write down what they know.
+//! Random changes on both sides, sync after sync, judged by a model of what a run may send; and
+//! runs that are killed while they write down what they know.
 //!
 //! Each case is made from one number, which is printed with all that it did where it fails.
 //! `HAUL_MODEL_CASES` asks for more cases, `HAUL_MODEL_SEED` for others: a case that failed is
 //! repeated by its number and `HAUL_MODEL_CASES=1`.
 //!
-//! The law: content is sent only where it has to be. A run sends nothing for a name whose other side
-//! holds the content already, whatever is remembered. For any other name it sends nothing where the
-//! catalog knows another name of the target with that content, among the first three in key order,
-//! that still is what the catalog knows, and that this run does not itself write to: a twin that is
-//! overwritten may be gone before it is copied. Everything else may be sent once.
+//! The law: content is sent only where it has to be. A run sends nothing for a name whose other
+//! side holds the content already, whatever is remembered. For any other name it sends nothing
+//! where the catalog knows another name of the target with that content, among the first three in
+//! key order, that still is what the catalog knows, and that this run does not itself write to: a
+//! twin that is overwritten may be gone before it is copied. Everything else may be sent once.
 
 mod changes;
 mod down;

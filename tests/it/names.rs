@@ -58,7 +58,8 @@ fn odd_names_come_back_identical(server: &Server) {
     site.assert_round_trip(&up);
 }
 
-/// `SeaweedFS` folds `\` to `/`: all that can be asked there is that the other files are not harmed.
+/// `SeaweedFS` folds `\` to `/`: all that can be asked there is that the other files are not
+/// harmed.
 fn names_with_backslashes_come_back_where_the_server_keeps_them(server: &Server) {
     let site = Site::new(server);
     let up = site.directory("up");

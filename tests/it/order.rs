@@ -1,4 +1,5 @@
-//! Sort-order traps and prefix boundaries, with `--delete`: exactly what vanished at the source vanishes at the target.
+//! Sort-order traps and prefix boundaries, with `--delete`: exactly what vanished at the source
+//! vanishes at the target.
 
 use std::fs;
 
@@ -13,7 +14,8 @@ on_both_servers! {
     disorder_behind_the_first_page_is_sorted_out,
 }
 
-/// `/` sorts after `!`, `-`, `.` and before `0`: a directory's own name sorts elsewhere than its keys.
+/// `/` sorts after `!`, `-`, `.` and before `0`: a directory's own name sorts elsewhere than its
+/// keys.
 const TRAPS: &[&str] = &[
     "foo!",
     "foo-bar",

@@ -187,8 +187,9 @@ fn span(passed: &[Passed], kinds: &[Kind]) -> (Instant, Duration) {
     (first, last - first)
 }
 
-/// Syncs `up` and back down, 4 MB a second. Going down the client is what is slow, while the kernel's
-/// buffers take many bytes at once: there the run's end counts, at which the disk is waited for.
+/// Syncs `up` and back down, 4 MB a second. Going down the client is what is slow, while the
+/// kernel's buffers take many bytes at once: there the run's end counts, at which the disk is
+/// waited for.
 #[track_caller]
 fn assert_bandwidth(site: &Site, up: &str, bytes: u64) {
     let (limit, down) = (4 * MB, site.at("down"));
@@ -302,8 +303,8 @@ fn high_water(status: &str) -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// What the work itself takes beside its buffers of data: threads, sockets, hashers, and what is read
-/// from a socket at a time, of which bytes that wait keep more alive than they are.
+/// What the work itself takes beside its buffers of data: threads, sockets, hashers, and what is
+/// read from a socket at a time, of which bytes that wait keep more alive than they are.
 const WORK_BYTES: u64 = 10 << 20;
 
 /// Fails unless the memory beyond that of a run with next to nothing to do is the limit at most.

@@ -16,7 +16,8 @@ on_both_servers! {
     sync_reports_one_summary,
 }
 
-/// A tree half of which is in the bucket already, and a bucket with keys that the tree does not have.
+/// A tree half of which is in the bucket already, and a bucket with keys that the tree does not
+/// have.
 fn half_done(site: &Site) -> String {
     let up = site.directory("up");
     for name in ["changed", "d/changed", "kept", "d/kept"] {

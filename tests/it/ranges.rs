@@ -1,4 +1,5 @@
-//! Listings in key ranges at once: they see what a listing in sequence sees, and ask for no page more.
+//! Listings in key ranges at once: they see what a listing in sequence sees, and ask for no page
+//! more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -225,8 +226,8 @@ fn range_that_cannot_be_listed_deletes_nothing(server: &Server) {
     tree::assert_same(&up, &down);
 }
 
-/// A page with nothing on it, after which the listing goes on behind the same key: both servers take
-/// a key as a token.
+/// A page with nothing on it, after which the listing goes on behind the same key: both servers
+/// take a key as a token.
 fn empty_page(target: &str) -> String {
     let after = target.split(['?', '&']).find_map(|pair| pair.strip_prefix("start-after="));
     let token = after.expect("a start").replace("%2F", "/");

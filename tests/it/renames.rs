@@ -1,5 +1,5 @@
-//! Content that the target has already under another name is not sent again, and whatever happens meanwhile, the right
-//! bytes arrive.
+//! Content that the target has already under another name is not sent again, and whatever happens
+//! meanwhile, the right bytes arrive.
 
 use std::fs;
 
@@ -21,8 +21,8 @@ on_both_servers! {
     links_and_files_of_one_content_stay_what_they_are,
 }
 
-/// Fails unless the bucket holds exactly the tree's bytes with the metadata of its files. The ETags of copies are not
-/// those of uploads on every server.
+/// Fails unless the bucket holds exactly the tree's bytes with the metadata of its files. The ETags
+/// of copies are not those of uploads on every server.
 #[track_caller]
 fn assert_contents(site: &Site, root: &str) {
     let tree = tree::read(root);
@@ -274,7 +274,8 @@ fn links_and_files_of_one_content_stay_what_they_are(server: &Server) {
     tree::file(&up, "file", "the text");
     tree::link(&up, "other-link", "another text");
     sync();
-    // And each in the other's place. Their ETags stay, so that a mirror here can't know before it is made anew.
+    // And each in the other's place. Their ETags stay, so that a mirror here can't know before it
+    // is made anew.
     for (file, link) in [("file", "link"), ("other-file", "other-link")] {
         rename(&up, file, "between");
         rename(&up, link, file);

@@ -1,8 +1,8 @@
-//! Transfers that were cut are gone on with: what a killed or stopped run has done is not done again,
-//! and nothing of it is left behind.
+//! Transfers that were cut are gone on with: what a killed or stopped run has done is not done
+//! again, and nothing of it is left behind.
 //!
-//! `HAUL_RESUME_KILLS` asks for more kills in each test, `HAUL_RESUME_SEED` for others; the seed of each
-//! transfer is printed where it fails.
+//! `HAUL_RESUME_KILLS` asks for more kills in each test, `HAUL_RESUME_SEED` for others; the seed of
+//! each transfer is printed where it fails.
 
 mod calls;
 mod downloads;
@@ -37,8 +37,8 @@ fn large(site: &Site, bytes: u64) -> String {
     up
 }
 
-/// Starts a sync of which so many parts or ranges come through, and kills it once they are remembered.
-/// Answers what is.
+/// Starts a sync of which so many parts or ranges come through, and kills it once they are
+/// remembered. Answers what is.
 #[track_caller]
 fn cut(site: &Site, source: &str, target: &str) -> Known {
     site.proxy.rule(Rule::every(Kind::Part, Fault::Hang).skip(DONE));

@@ -1,4 +1,5 @@
-//! Where haul keeps what it remembers: to lose it costs a notice and time, and it is no part of what is synced.
+//! Where haul keeps what it remembers: to lose it costs a notice and time, and it is no part of
+//! what is synced.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! The proxy and the independent client do what the other tests rely on them to do. No `haul` in here.
+//! The proxy and the independent client do what the other tests rely on them to do. No `haul` in
+//! here.
 
 use crate::support::oracle::{Bucket, etag_of};
 use crate::support::{Fault, Kind, Rule, Server, Site, tree};

@@ -1,4 +1,5 @@
-//! Unfinished uploads as people see them: `haul uploads`, and single copies that are cut and gone on with.
+//! Unfinished uploads as people see them: `haul uploads`, and single copies that are cut and gone
+//! on with.
 
 use std::fs;
 use std::thread;
@@ -50,8 +51,8 @@ fn uploads_that_are_young_stay(server: &Server) {
 
 const PARTS: u64 = 10;
 
-/// Starts a single copy whose requests of this kind come through one after the other, and interrupts it half-way.
-/// Answers how many came through.
+/// Starts a single copy whose requests of this kind come through one after the other, and
+/// interrupts it half-way. Answers how many came through.
 #[track_caller]
 fn cut(site: &Site, kind: Kind, args: &[&str]) -> usize {
     site.proxy.rule(Rule::every(kind, Fault::delay(Duration::from_millis(200))).times(4));

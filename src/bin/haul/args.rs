@@ -10,8 +10,8 @@ use std::time::Duration;
 /// Every object carries the BLAKE3 of its content, every download is verified before it gets its
 /// name, and nothing is deleted without proof. Exit codes: 0 done, 1 some transfers failed (or
 /// `check` found differences), 2 usage, 3 done but some source entries could not be read or cannot
-/// exist at the target, 4 a safety guard refused, 5 another run of the same pair is under way, 6 could
-/// not start, 129/130/143 stopped.
+/// exist at the target, 4 a safety guard refused, 5 another run of the same pair is under way, 6
+/// could not start, 129/130/143 stopped.
 ///
 /// Keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from --credentials FILE.
 #[derive(Debug, Parser)]
@@ -40,8 +40,8 @@ pub struct Global {
     /// The region to sign for; Ceph takes any [env: AWS_REGION]
     #[arg(long, global = true, value_name = "NAME", env = "HAUL_REGION", hide_env = true)]
     pub region: Option<String>,
-    /// A JSON file with `access_key`, `secret_key` and perhaps `session_token`, `endpoint`, `region`,
-    /// that only you can read
+    /// A JSON file with `access_key`, `secret_key` and perhaps `session_token`, `endpoint`,
+    /// `region`, that only you can read
     #[arg(long, global = true, value_name = "FILE", env = "HAUL_CREDENTIALS", hide_env = true)]
     pub credentials: Option<PathBuf>,
     /// A PEM file of certificate authorities to believe, beside the system's [env: AWS_CA_BUNDLE]
@@ -58,12 +58,13 @@ pub struct Global {
     #[arg(long, global = true, value_name = "HOW", value_enum, default_value_t = PayloadSigning::Signed,
           env = "HAUL_PAYLOAD", hide_env = true)]
     pub payload: PayloadSigning,
-    /// Requests in flight at once [default: as many as pay, 16 to 256, fewer where the server is busy]
+    /// Requests in flight at once [default: as many as pay, 16 to 256, fewer where the server is
+    /// busy]
     #[arg(short, long, global = true, value_name = "N", env = "HAUL_JOBS", hide_env = true,
           value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
-    /// The most bytes a second, sent and received together: 10MB/s, 500KiB/s, or by the time of day,
-    /// `08:00,10MB/s 19:00,off`
+    /// The most bytes a second, sent and received together: 10MB/s, 500KiB/s, or by the time of
+    /// day, `08:00,10MB/s 19:00,off`
     #[arg(long, global = true, value_name = "RATE", env = "HAUL_BWLIMIT", hide_env = true,
           value_parser = crate::units::Timetable::parse)]
     pub bwlimit: Option<crate::units::Timetable>,
@@ -150,9 +151,9 @@ A pattern without `/` matches at any depth; `*` stops at `/`, `**` does not.")]
     },
     /// Compare SOURCE and TARGET by content; exit 1 where they differ
     ///
-    /// With --deep every byte of both sides is read, and what has changed without showing is found: a
-    /// file whose times say that it did not, an object that is not what its ETag or its recorded hash
-    /// say.
+    /// With --deep every byte of both sides is read, and what has changed without showing is found:
+    /// a file whose times say that it did not, an object that is not what its ETag or its recorded
+    /// hash say.
     Check {
         #[command(flatten)]
         ends: Ends,

@@ -23,8 +23,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The walk of a directory, the reading of the catalog and its writing, and the resolution of a name
-/// each keep a thread beside the hashing ones.
+/// The walk of a directory, the reading of the catalog and its writing, and the resolution of a
+/// name each keep a thread beside the hashing ones.
 const OTHER_THREADS: usize = 5;
 const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(5);
 const TERMINATED: u8 = 143;

@@ -1,5 +1,5 @@
-//! What flags and environment say, made into what the library takes. The environment is read here and
-//! nowhere else.
+//! What flags and environment say, made into what the library takes. The environment is read here
+//! and nowhere else.
 
 use crate::args::{Compare, Global, How, PayloadSigning};
 use crate::ui::note;
@@ -150,8 +150,8 @@ pub fn compare_by(compare: &Compare) -> CompareBy {
     }
 }
 
-/// Where runs are remembered: as the XDG base directory specification has it, unless told otherwise.
-/// None where there is no home.
+/// Where runs are remembered: as the XDG base directory specification has it, unless told
+/// otherwise. None where there is no home.
 pub fn state_directory(global: &Global) -> Option<PathBuf> {
     let xdg = || variable("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || variable("HOME").map(|home| PathBuf::from(home).join(".local/state"));

@@ -1,7 +1,7 @@
 //! What people and programs see of a run: one face in front, chosen once.
 //!
-//! stdout is data (plans, JSON), stderr is for people. Events come inline from the engine, so a face
-//! only counts; a ticker draws.
+//! stdout is data (plans, JSON), stderr is for people. Events come inline from the engine, so a
+//! face only counts; a ticker draws.
 
 mod json;
 mod meter;

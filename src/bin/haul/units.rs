@@ -67,7 +67,8 @@ impl Timetable {
         Ok(Self { rows })
     }
 
-    /// The limit at this minute of the day: that of the last row before it, which may be yesterday's.
+    /// The limit at this minute of the day: that of the last row before it, which may be
+    /// yesterday's.
     fn at(&self, minute: u16) -> Option<u64> {
         let row = self.rows.iter().rfind(|(from, _)| *from <= minute);
         row.or(self.rows.last()).and_then(|(_, limit)| *limit)

@@ -6,8 +6,8 @@ use crate::fingerprint::ETag;
 use base64::Engine;
 use std::fmt::Write;
 
-/// Gathers the leaves of like elements, of the names in `names`: a second leaf of one name begins the
-/// next element, since servers differ in their order.
+/// Gathers the leaves of like elements, of the names in `names`: a second leaf of one name begins
+/// the next element, since servers differ in their order.
 struct Rows<const N: usize> {
     names: [&'static str; N],
     rows: Vec<[Option<String>; N]>,

@@ -1,4 +1,5 @@
-//! A large file that is here in another version: what is fetched, by what is known of the object's parts.
+//! A large file that is here in another version: what is fetched, by what is known of the object's
+//! parts.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -158,7 +159,8 @@ fn checksum_fetches_the_whole(server: &Server) {
     both.assert_fetches_now(40 * MIB, &["-c"]);
 }
 
-/// More parts than are brought at once, of which the first is fetched: the last is copied only after that.
+/// More parts than are brought at once, of which the first is fetched: the last is copied only
+/// after that.
 const MANY: u64 = 18 * PART_BYTES;
 
 /// The last part changes between its comparison and its copy: it is fetched, too.

@@ -1,5 +1,5 @@
-//! Random edits of large files, sent up and fetched down into a second directory after each few of them. A case that
-//! fails is repeated by its number, as in [`crate::model`].
+//! Random edits of large files, sent up and fetched down into a second directory after each few of
+//! them. A case that fails is repeated by its number, as in [`crate::model`].
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,8 +34,9 @@ fn parts_of(root: &str) -> Parts {
     found
 }
 
-/// What has to go over the wire at most, where one side has `before` and the other `now`: the parts that are new in
-/// their place; of a new name nothing, if its content is there under another that nothing is written to.
+/// What has to go over the wire at most, where one side has `before` and the other `now`: the parts
+/// that are new in their place; of a new name nothing, if its content is there under another that
+/// nothing is written to.
 fn due(before: &Parts, now: &Parts) -> u64 {
     let stays = |name: &String| now.get(name).is_none_or(|parts| before.get(name) == Some(parts));
     let mut due = 0;
@@ -91,7 +92,8 @@ fn edit(rng: &mut fastrand::Rng, root: &str) -> String {
     }
 }
 
-/// Gives each file a time that only its content makes: one that an edit has left as it was is not touched, either.
+/// Gives each file a time that only its content makes: one that an edit has left as it was is not
+/// touched, either.
 fn set_times(root: &str, parts: &Parts) {
     for (name, parts) in parts {
         let last = parts.last().map_or(0, |(hash, _)| u64::from(hash.as_bytes()[0]));

@@ -1,4 +1,5 @@
-//! What goes wrong while a changed file is sent: what can't be copied is sent, and the object is right or not there.
+//! What goes wrong while a changed file is sent: what can't be copied is sent, and the object is
+//! right or not there.
 
 use std::thread;
 use std::time::{Duration, Instant};

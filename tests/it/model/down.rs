@@ -114,8 +114,8 @@ impl Mirror {
         found
     }
 
-    /// A file is never replaced by a directory, nor the other way round: such names are told, and it
-    /// is for people to remove what is in the way.
+    /// A file is never replaced by a directory, nor the other way round: such names are told, and
+    /// it is for people to remove what is in the way.
     fn clear_the_way(&mut self, case: &Case, objects: &Objects) {
         let in_the_way = self.in_the_way(objects);
         if in_the_way.is_empty() {

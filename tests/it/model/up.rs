@@ -267,8 +267,8 @@ fn a_link_and_a_file_of_its_text_are_not_taken_for_each_other(server: &Server) {
     }
 }
 
-/// In parts of another size than haul's, and with none of its metadata: what is then recorded with the
-/// copy has to be true of the copy.
+/// In parts of another size than haul's, and with none of its metadata: what is then recorded with
+/// the copy has to be true of the copy.
 fn renamed_file_that_another_client_sent_in_parts_is_copied(server: &Server) {
     let case = Case { seed: 0, done: std::cell::RefCell::default() };
     let mut mirror = Mirror::new(server);

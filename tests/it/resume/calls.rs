@@ -1,5 +1,5 @@
-//! `kill -9` at system calls, by strace, which counts them for each thread by itself: between any two
-//! steps of a transfer the run may end.
+//! `kill -9` at system calls, by strace, which counts them for each thread by itself: between any
+//! two steps of a transfer the run may end.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! What may happen between a killed download and the next run: to the object, to its temporary file, to
-//! the catalog.
+//! What may happen between a killed download and the next run: to the object, to its temporary
+//! file, to the catalog.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -1,5 +1,5 @@
-//! `kill -9` at moments that are chosen by what has passed at the proxy, never by a clock: so many bytes
-//! of bodies, or so many requests.
+//! `kill -9` at moments that are chosen by what has passed at the proxy, never by a clock: so many
+//! bytes of bodies, or so many requests.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -41,8 +41,8 @@ pub fn kills_wanted(usual: u32) -> u32 {
     u32::try_from(number("HAUL_RESUME_KILLS", usual.into())).unwrap()
 }
 
-/// Transfers files with a generator each, with so many kills `of_a_file`, until there were as many as
-/// are `wanted`.
+/// Transfers files with a generator each, with so many kills `of_a_file`, until there were as many
+/// as are `wanted`.
 #[track_caller]
 pub fn each_file(wanted: u32, of_a_file: u32, mut transfer: impl FnMut(&mut Rng, u32) -> Ledger) {
     let (mut kills, mut moved, mut in_flight, mut orphans) = (0, 0, 0, 0);
@@ -234,7 +234,8 @@ fn changed(site: &Site, up: &str, bytes: u64, rng: &mut Rng, kills: u32) -> Ledg
     rng.shuffle(&mut all);
     let changed = &all[..6];
     change(&format!("{up}/{KEY}"), changed, rng);
-    // The copied parts of SeaweedFS have other ETags than those that are sent, and are not believed.
+    // The copied parts of SeaweedFS have other ETags than those that are sent, and are not
+    // believed.
     let mut due: BTreeSet<u64> = changed.iter().copied().collect();
     if site.server.kind == ServerKind::Seaweed {
         due.extend(all);

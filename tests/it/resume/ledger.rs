@@ -1,5 +1,5 @@
-//! The books of a transfer that is killed again and again: what each run sent or fetched, held against
-//! what the catalog knew before and after it.
+//! The books of a transfer that is killed again and again: what each run sent or fetched, held
+//! against what the catalog knew before and after it.
 //!
 //! A part is in flight where a killed run began to send it and the catalog does not have it: such a
 //! part may be sent again, any other may not.
@@ -44,8 +44,8 @@ pub struct Ledger {
     /// Uploads that the server began as the run was killed, so that nobody knows their ids.
     pub orphans: BTreeSet<String>,
     pub known: Known,
-    /// Parts by upload and number that SeaweedFS lists more than once: as it copied them, and as they
-    /// were sent after the copy did not prove right. Nothing is known for sure of such a part.
+    /// Parts by upload and number that SeaweedFS lists more than once: as it copied them, and as
+    /// they were sent after the copy did not prove right. Nothing is known for sure of such a part.
     doubles: BTreeSet<(String, u32)>,
 }
 

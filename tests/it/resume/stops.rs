@@ -1,5 +1,5 @@
-//! Signals: what is under way may end and is remembered, nothing new is begun; a second one ends the
-//! process at once.
+//! Signals: what is under way may end and is remembered, nothing new is begun; a second one ends
+//! the process at once.
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;

@@ -1,4 +1,5 @@
-//! What may happen between a killed upload and the next run: at the server, to the file, to the catalog.
+//! What may happen between a killed upload and the next run: at the server, to the file, to the
+//! catalog.
 
 use std::collections::BTreeSet;
 use std::fs;

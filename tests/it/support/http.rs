@@ -1,4 +1,5 @@
-//! Just enough HTTP/1.1 for the proxy: heads, how long a body is, and passing a body on while something happens to it.
+//! Just enough HTTP/1.1 for the proxy: heads, how long a body is, and passing a body on while
+//! something happens to it.
 
 use std::io::{self, BufRead, Write};
 use std::sync::Arc;

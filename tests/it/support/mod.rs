@@ -1,4 +1,5 @@
-//! What the tests share: servers, the independent client, the fault proxy, trees, and running `haul` itself.
+//! What the tests share: servers, the independent client, the fault proxy, trees, and running
+//! `haul` itself.
 
 pub mod http;
 pub mod oracle;

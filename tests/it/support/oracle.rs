@@ -1,6 +1,7 @@
 //! The independent client: what a bucket really holds, as boto3 sees it. Knows nothing of `haul`.
 //!
-//! One Python process serves the whole test binary, a line of JSON each way; it ends when its stdin closes.
+//! One Python process serves the whole test binary, a line of JSON each way; it ends when its stdin
+//! closes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};

@@ -1,7 +1,9 @@
-//! A fault proxy: HTTP/1.1 over loopback, one thread a connection, that counts what passes and breaks what it is told to.
+//! A fault proxy: HTTP/1.1 over loopback, one thread a connection, that counts what passes and
+//! breaks what it is told to.
 //!
-//! It forwards every head unchanged (the Host header is signed), so a client that signs for the proxy's address is
-//! accepted by the server behind it. It knows S3 only as far as telling one kind of request from another.
+//! It forwards every head unchanged (the Host header is signed), so a client that signs for the
+//! proxy's address is accepted by the server behind it. It knows S3 only as far as telling one kind
+//! of request from another.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
@@ -479,7 +481,8 @@ impl Connection {
 }
 
 impl Drop for Connection {
-    /// Lets go of the streams for good: closing with bytes unread resets a connection, shutting down does not.
+    /// Lets go of the streams for good: closing with bytes unread resets a connection, shutting
+    /// down does not.
     fn drop(&mut self) {
         lock(&self.shared.open).remove(&self.number);
     }

@@ -113,8 +113,8 @@ impl Run {
     }
 }
 
-/// A copy of the binary can't be started while another thread, between its fork and its exec, has it open
-/// for writing still.
+/// A copy of the binary can't be started while another thread, between its fork and its exec, has
+/// it open for writing still.
 fn spawn(command: &mut Command) -> Child {
     loop {
         match command.spawn() {

@@ -1,4 +1,5 @@
-//! One test's place: a bucket of its own, a proxy in front of its server, a directory, and `haul` pointed at them.
+//! One test's place: a bucket of its own, a proxy in front of its server, a directory, and `haul`
+//! pointed at them.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -97,7 +98,8 @@ impl Site {
         self.run(args).args(flags).finish()
     }
 
-    /// `haul` as a user whom file modes bind: the one who runs the tests, or nobody where that is root.
+    /// `haul` as a user whom file modes bind: the one who runs the tests, or nobody where that is
+    /// root.
     #[track_caller]
     pub fn haul_unprivileged(&self, args: &[&str]) -> Outcome {
         if fs::metadata("/proc/self").unwrap().uid() != 0 {
@@ -148,8 +150,8 @@ impl Site {
         assert!(self.bucket.uploads().is_empty(), "an upload was left open");
     }
 
-    /// Runs the same sync once more and fails unless it asks for so many pages, and for nothing else,
-    /// and opens no file.
+    /// Runs the same sync once more and fails unless it asks for so many pages, and for nothing
+    /// else, and opens no file.
     #[track_caller]
     pub fn assert_sync_only_lists(&self, source: &str, target: &str, pages: usize) {
         self.proxy.reset();

@@ -1,5 +1,5 @@
-//! The progress of a run: counters that the engine's events feed, and a ticker that draws them a few
-//! times a second, as bars on a terminal or as a plain line now and then.
+//! The progress of a run: counters that the engine's events feed, and a ticker that draws them a
+//! few times a second, as bars on a terminal or as a plain line now and then.
 
 use haul::{Action, Key, Outcome};
 use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};

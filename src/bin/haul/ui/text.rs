@@ -26,7 +26,8 @@ impl Lines {
         *self = Self::default();
     }
 
-    /// Copies everything to stdout. A reader that has gone is no error; a plan that is not whole is.
+    /// Copies everything to stdout. A reader that has gone is no error; a plan that is not whole
+    /// is.
     pub fn print(self) -> Result<()> {
         let fail = |e: std::io::Error| Error::new(ErrorKind::Write, "cannot print the plan", e);
         if let Some(error) = self.1 {
