@@ -32,14 +32,13 @@ pub(crate) use stream::upload_stream;
 pub(crate) use upload::{Upload, upload_batch};
 
 use crate::bucket::Bucket;
-use crate::catalog::{Catalog, Change, OpenUpload};
+use crate::catalog::{Catalog, Change, History, OpenUpload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Observer, Outcome};
 use crate::key::Key;
 use crate::stop::Stop;
 use budget::Budget;
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -63,8 +62,8 @@ pub(crate) struct Context<'a> {
     pub twins: Option<Arc<Catalog>>,
     /// Where transfers are remembered that are not complete; none where they begin anew each time.
     pub unfinished: Option<Arc<Catalog>>,
-    /// The catalogs of runs that sent to where this one fetches from.
-    pub senders: Arc<Vec<PathBuf>>,
+    /// Where catalogs are found of runs that sent to where this one fetches from, and its address.
+    pub senders: Option<(History, String)>,
     /// A file that looks as it did has the content that it had.
     pub trusts_signatures: bool,
     pub budget: Arc<Budget>,
@@ -91,7 +90,7 @@ impl<'a> Context<'a> {
             observer,
             twins: None,
             unfinished: None,
-            senders: Arc::default(),
+            senders: None,
             trusts_signatures: true,
             stop: Stop::new(),
             budget: Budget::new(memory_bytes),
@@ -114,6 +113,17 @@ impl<'a> Context<'a> {
         })
     }
 
+    /// What `work` finds in, or writes to, a catalog on a blocking thread; nothing without one. As
+    /// [`Context::looked_up`] where that fails.
+    pub(crate) async fn ask<T: Default + Send + 'static>(
+        &self,
+        catalog: Option<&Arc<Catalog>>,
+        work: impl FnOnce(&Catalog) -> Result<T> + Send + 'static,
+    ) -> T {
+        let Some(catalog) = catalog.map(Arc::clone) else { return T::default() };
+        self.looked_up(blocking(move || work(&catalog)).await)
+    }
+
     /// A turn at hashing.
     async fn hashing(&self) -> SemaphorePermit<'_> {
         self.hashing.acquire().await.expect("the semaphore is never closed")
@@ -129,10 +139,8 @@ impl<'a> Context<'a> {
         let (id, key) = (open.id.clone(), open.object_key.clone());
         // First in memory: whoever waits here may be dropped.
         self.uploads().insert(id.clone(), Endless { bucket: Arc::clone(bucket), key });
-        let is_remembered = match self.unfinished.clone() {
-            None => false,
-            Some(catalog) => self.looked_up(blocking(move || catalog.open_upload(&open)).await),
-        };
+        let note = move |catalog: &Catalog| catalog.open_upload(&open);
+        let is_remembered = self.ask(self.unfinished.as_ref(), note).await;
         if is_remembered && can_be_resumed {
             self.uploads().remove(&id);
         }
@@ -150,10 +158,8 @@ impl<'a> Context<'a> {
     /// Forgets an upload that is complete or gone.
     async fn upload_closed(&self, id: &str) {
         self.uploads().remove(id);
-        if let Some(catalog) = self.unfinished.clone() {
-            let id = id.to_owned();
-            self.looked_up(blocking(move || catalog.close_upload(&id)).await);
-        }
+        let id = id.to_owned();
+        self.ask(self.unfinished.as_ref(), move |catalog| catalog.close_upload(&id)).await;
     }
 
     /// Takes an upload back. Where the server does not answer, a later run will.
@@ -163,10 +169,9 @@ impl<'a> Context<'a> {
             Err(error) => {
                 tracing::debug!(%error, "an upload stays");
                 self.uploads().remove(id);
-                if let Some(catalog) = self.unfinished.clone() {
-                    let id = id.to_owned();
-                    self.looked_up(blocking(move || catalog.condemn_upload(&id)).await);
-                }
+                let id = id.to_owned();
+                self.ask(self.unfinished.as_ref(), move |catalog| catalog.condemn_upload(&id))
+                    .await;
             }
         }
     }

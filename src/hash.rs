@@ -12,6 +12,7 @@ use blake3::hazmat::{
 };
 use rustix::fs::{Mode as FileMode, OFlags, Stat};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -155,10 +156,7 @@ impl Source {
     /// # Errors
     /// `Changed` or `Unreadable`.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => changed(&self.name),
-            _ => unreadable(&self.name, e),
-        })
+        self.file.read_exact_at(buffer, offset).map_err(|e| self.failed(e))
     }
 
     /// Fills `content` from `offset`, and feeds it to `sink`, 256 KiB at a time, while it is in the
@@ -181,28 +179,24 @@ impl Source {
         Ok(())
     }
 
-    /// Feeds `range` of the file to `hashers`, 256 KiB at a time.
-    fn feed(&self, range: std::ops::Range<u64>, mut sink: impl FnMut(&[u8])) -> Result<()> {
-        let mut buffer =
-            vec![0; READ_BYTES.min(usize::try_from(range.end - range.start).unwrap_or(READ_BYTES))];
-        let mut offset = range.start;
-        while offset < range.end {
-            let step = buffer.len().min(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
-            self.read_at(&mut buffer[..step], offset)?;
-            sink(&buffer[..step]);
-            offset += step as u64;
+    fn failed(&self, error: std::io::Error) -> Error {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => changed(&self.name),
+            _ => unreadable(&self.name, error),
         }
-        Ok(())
+    }
+
+    fn feed(&self, range: Range<u64>, sink: impl FnMut(&[u8])) -> Result<()> {
+        feed(&self.file, range, sink).map_err(|e| self.failed(e))
     }
 
     /// The chaining value of one part, to be merged by [`merge_parts`].
     ///
     /// # Errors
     /// `Changed` or `Unreadable`.
-    pub fn hash_part(&self, range: std::ops::Range<u64>) -> Result<ChainingValue> {
-        let mut hasher = PartHasher::new(range.start);
-        self.feed(range, |bytes| hasher.update(bytes))?;
-        Ok(hasher.chaining_value())
+    pub fn hash_part(&self, range: Range<u64>) -> Result<ChainingValue> {
+        let hashed = hash_range(&self.file, range).map_err(|e| self.failed(e))?;
+        Ok(hashed.chaining_value())
     }
 
     /// The ETags that one part would have as an object made of pieces of these sizes; with none, of
@@ -210,7 +204,7 @@ impl Source {
     ///
     /// # Errors
     /// `Changed` or `Unreadable`.
-    pub fn etags(&self, range: std::ops::Range<u64>, pieces: &[u64]) -> Result<Vec<ETag>> {
+    pub fn etags(&self, range: Range<u64>, pieces: &[u64]) -> Result<Vec<ETag>> {
         let mut hasher = ETagHasher::new(pieces);
         self.feed(range, |bytes| hasher.update(bytes))?;
         Ok(hasher.finish())
@@ -246,6 +240,30 @@ impl Source {
         self.feed(0..self.expected.size, sink)?;
         self.check_unchanged()
     }
+}
+
+/// Feeds `range` of a file to `sink`, 256 KiB at a time.
+fn feed(file: &File, range: Range<u64>, mut sink: impl FnMut(&[u8])) -> std::io::Result<()> {
+    let length = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; READ_BYTES.min(length(range.end - range.start))];
+    let mut offset = range.start;
+    while offset < range.end {
+        let step = buffer.len().min(length(range.end - offset));
+        file.read_exact_at(&mut buffer[..step], offset)?;
+        sink(&buffer[..step]);
+        offset += step as u64;
+    }
+    Ok(())
+}
+
+/// Hashes a range of a file as a part of its content.
+///
+/// # Errors
+/// Those of reading; `UnexpectedEof` where the file ends before the range does.
+pub fn hash_range(file: &File, range: Range<u64>) -> std::io::Result<PartHasher> {
+    let mut hasher = PartHasher::new(range.start);
+    feed(file, range, |bytes| hasher.update(bytes))?;
+    Ok(hasher)
 }
 
 fn unreadable(name: &str, cause: impl std::fmt::Display) -> Error {

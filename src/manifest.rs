@@ -5,7 +5,7 @@ use crate::catalog::{Catalog, History, Lock, Pair, Record};
 use crate::entry::{Entry, EntryKind, Scanned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Control, Deed, Event, Outcome, Summary};
-use crate::execute::{Content, Context, DEFAULT_BYTES, blocking, inspect, remembered};
+use crate::execute::{Content, Context, DEFAULT_BYTES, inspect, remembered};
 use crate::fingerprint::Blake3;
 use crate::job::Place;
 use crate::scan::{Filter, Order, Scan, Seen, Splits, scan_bucket, scan_local};
@@ -174,8 +174,8 @@ impl Knowing<'_> {
     /// The record of an entry that looks as it is remembered.
     async fn record(&self, entry: &Entry) -> Option<Record> {
         for (catalog, _) in &self.catalogs {
-            let (catalog, key) = (Arc::clone(catalog), entry.key.clone());
-            let record = self.context.looked_up(blocking(move || catalog.record(&key)).await);
+            let key = entry.key.clone();
+            let record = self.context.ask(Some(catalog), move |c| c.record(&key)).await;
             if record.as_ref().is_some_and(|record| remembered(Some(record), entry).is_some()) {
                 return record;
             }

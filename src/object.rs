@@ -69,16 +69,13 @@ impl Begun {
     /// back.
     async fn end(self, context: &Context<'_>, bucket: &Arc<dyn Bucket>, is_done: bool) {
         let Self { catalog, lock } = self;
-        let uploads = || {
-            let catalog = Arc::clone(&catalog);
-            execute::blocking(move || catalog.uploads())
-        };
+        let uploads = || context.ask(Some(&catalog), Catalog::uploads);
         if is_done {
-            for upload in context.looked_up(uploads().await) {
+            for upload in uploads().await {
                 context.give_up(bucket, &upload.object_key, &upload.id).await;
             }
         }
-        let is_over = is_done && context.looked_up(uploads().await).is_empty();
+        let is_over = is_done && uploads().await.is_empty();
         execute::blocking(move || if is_over { catalog.discard(lock) } else { catalog.close() })
             .await;
     }

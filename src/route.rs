@@ -7,9 +7,8 @@ use crate::entry::{Entry, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Outcome};
 use crate::execute::{
-    Content, Context, Download, Ended, Landing, Question, Upload, blocking, commit, copy,
-    delete_local, delete_objects, download_batch, inspect, remembered, update_metadata,
-    upload_batch,
+    Content, Context, Download, Ended, Landing, Question, Upload, commit, copy, delete_local,
+    delete_objects, download_batch, inspect, remembered, update_metadata, upload_batch,
 };
 use crate::hash::FileHash;
 use crate::job::{Afterwards, Effect, Job, Place, resolved};
@@ -231,13 +230,8 @@ impl<'a> Route<'a> {
             Side::Target => self.target_content(entry),
             Side::Source | Side::Both => self.source_content(entry),
         };
-        let record = match &context.twins {
-            None => None,
-            Some(catalog) => {
-                let (catalog, key) = (Arc::clone(catalog), entry.key.clone());
-                context.looked_up(blocking(move || catalog.record(&key)).await)
-            }
-        };
+        let key = entry.key.clone();
+        let record = context.ask(context.twins.as_ref(), move |catalog| catalog.record(&key)).await;
         let known = remembered(record.as_ref(), entry);
         inspect(context, &place, entry, known).await.map(|found| found.disagreements)
     }

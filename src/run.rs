@@ -59,7 +59,7 @@ async fn run_kept(
     context.trusts_signatures = job.compare != CompareBy::Anew;
     context.twins = keeper.catalog.clone().filter(|_| context.trusts_signatures);
     context.unfinished.clone_from(&keeper.unfinished);
-    context.senders = Arc::new(keeper.senders());
+    context.senders = keeper.senders();
     run_to_end(job, &route, &context, keeper, &control.stop, errors).await
 }
 

@@ -253,43 +253,50 @@ pub(super) fn find(xml: &[u8], name: &str) -> Option<String> {
     found
 }
 
+/// Gathers the leaves of like elements, of the names in `names`: a second leaf of one name begins
+/// the next element, since servers differ in their order.
+struct Rows<const N: usize> {
+    names: [&'static str; N],
+    rows: Vec<[Option<String>; N]>,
+}
+
+impl<const N: usize> Rows<N> {
+    fn new(names: [&'static str; N]) -> Self {
+        Self { names, rows: Vec::new() }
+    }
+
+    fn take(&mut self, field: &str, text: &str) {
+        let Some(column) = self.names.iter().position(|name| *name == field) else { return };
+        if self.rows.last().is_none_or(|row| row[column].is_some()) {
+            self.rows.push(std::array::from_fn(|_| None));
+        }
+        if let Some(row) = self.rows.last_mut() {
+            row[column] = Some(text.to_owned());
+        }
+    }
+}
+
 /// The failures in a DeleteObjects answer.
 pub(super) fn parse_deleted(xml: &[u8]) -> Result<Vec<DeleteFailure>, String> {
-    let mut failures: Vec<DeleteFailure> = Vec::new();
+    let mut rows = Rows::new(["Key", "Code", "Message"]);
     let mut known = false;
-    let mut key = String::new();
-    let mut told = Told::default();
-    let mut flush = |key: &mut String, told: &mut Told| {
-        let (key, told) = (std::mem::take(key), std::mem::take(told));
-        if !told.code.is_empty() {
-            failures.push(DeleteFailure { key, told });
-        }
-    };
     walk(xml, |path, text| {
         known |= path.first() == Some(&"DeleteResult");
-        let [_, "Error", field @ ("Key" | "Code" | "Message")] = path else { return };
-        // Servers differ in the order of these: a second one of a kind begins the next failure.
-        let is_second = match *field {
-            "Key" => !key.is_empty(),
-            "Code" => !told.code.is_empty(),
-            _ => !told.message.is_empty(),
-        };
-        if is_second {
-            flush(&mut key, &mut told);
+        if let [_, "Error", field] = path {
+            rows.take(field, text);
         }
-        text.clone_into(match *field {
-            "Key" => &mut key,
-            "Code" => &mut told.code,
-            _ => &mut told.message,
-        });
     })
     .ok_or("the answer to a delete is not well-formed XML")?;
-    flush(&mut key, &mut told);
     // An empty result has no leaf at all.
     if !known && !xml.windows(12).any(|window| window == b"DeleteResult") {
         return Err("the answer is not that of a delete".into());
     }
-    Ok(failures)
+    let failure = |row: [Option<String>; 3]| {
+        let [key, code, message] = row.map(Option::unwrap_or_default);
+        DeleteFailure { key, told: Told { code, message } }
+    };
+    let failures = rows.rows.into_iter().map(failure);
+    Ok(failures.filter(|failure| !failure.told.code.is_empty()).collect())
 }
 
 /// True where `key` can stand in an XML 1.0 document, escaped or not.

@@ -5,7 +5,7 @@
 
 use super::database::{self, Locking, Shape};
 use super::lock::Runner;
-use super::{Pair, Side, make_state_directory};
+use super::{Catalog, Pair, Side, make_state_directory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Summary;
 use rusqlite::{Connection, Row, params};
@@ -154,6 +154,14 @@ impl History {
         };
         let rows = select.query_map([address], pair).map_err(self.failed())?;
         rows.collect::<Result<_, _>>().map_err(self.failed())
+    }
+
+    /// The catalogs of the pairs that have sent files to the place of this address.
+    pub(crate) fn senders(&self, address: &str) -> Result<Vec<PathBuf>> {
+        let state = self.path.parent().unwrap_or(Path::new("."));
+        let sends = |pair: &Pair| pair.files == Some(Side::Source) && pair.target == address;
+        let pairs = self.pairs(address)?.into_iter().filter(sends);
+        Ok(pairs.map(|pair| Catalog::path(state, &pair)).filter(|path| path.exists()).collect())
     }
 }
 

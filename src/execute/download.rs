@@ -12,6 +12,7 @@ use super::proof::{Finding, Proof, ProofHasher};
 use super::ranges::in_ranges;
 use super::{Attempts, Context, SMALL_BYTES, blocking, go_on};
 use crate::bucket::{Bucket, ObjectInfo};
+use crate::catalog::Catalog;
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Deed, Event, Outcome};
@@ -106,20 +107,19 @@ async fn without_twins(
     batch: Vec<Download>,
     alone: &mut Vec<Download>,
 ) -> Vec<Download> {
-    let Some(catalog) = context.twins.clone().filter(|_| !batch.is_empty()) else {
+    let Some(catalog) = context.twins.as_ref().filter(|_| !batch.is_empty()) else {
         return batch;
     };
     let etags: Vec<(Option<ETag>, u64)> =
         batch.iter().map(|d| (d.entry.etag().cloned(), d.entry.size)).collect();
-    let found = blocking(move || {
+    let found = context.ask(Some(catalog), move |catalog| {
         let has_twin = |(etag, size): (Option<ETag>, u64)| {
             let twins = etag.map(|etag| catalog.twins_by_etag(&etag, size));
             twins.unwrap_or(Ok(Vec::new())).map(|twins| !twins.is_empty())
         };
         etags.into_iter().map(has_twin).collect::<Result<Vec<bool>>>()
-    })
-    .await;
-    let mut found = context.looked_up(found).into_iter();
+    });
+    let mut found = found.await.into_iter();
     let (twins, rest): (Vec<_>, _) = batch.into_iter().partition(|_| found.next().unwrap_or(false));
     alone.extend(twins);
     rest
@@ -246,20 +246,18 @@ impl Fetch<'_> {
     /// by the ETag that its own object had, or, where a HEAD costs little beside the content, by
     /// the recorded BLAKE3.
     async fn copy_twin(&self) -> Option<Fetched> {
-        let catalog = self.context.twins.clone().filter(|_| self.entry.size > 0)?;
+        let catalog = Some(self.context.twins.as_ref().filter(|_| self.entry.size > 0)?);
         let (etag, size) = (self.entry.etag()?.clone(), self.entry.size);
-        let by_etag = {
-            let (catalog, etag) = (Arc::clone(&catalog), etag.clone());
-            blocking(move || catalog.twins_by_etag(&etag, size)).await
-        };
-        let mut twins = self.context.looked_up(by_etag);
+        let sought = etag.clone();
+        let by_etag = move |catalog: &Catalog| catalog.twins_by_etag(&sought, size);
+        let mut twins = self.context.ask(catalog, by_etag).await;
         if twins.is_empty() && size <= RANGE_BYTES {
             return None;
         }
         let info = self.bucket.head(self.object_key).await.ok().filter(|info| info.etag == etag)?;
         let blake3 = info.metadata.blake3();
         if let (true, Some(blake3)) = (twins.is_empty(), blake3) {
-            twins = self.context.looked_up(blocking(move || catalog.twins(blake3, size)).await);
+            twins = self.context.ask(catalog, move |catalog| catalog.twins(blake3, size)).await;
         }
         if info.metadata.is_symlink() {
             return None;
@@ -353,7 +351,7 @@ impl Fetch<'_> {
     }
 
     /// A temporary file with room for the content.
-    async fn stage(&self) -> Result<Arc<Staged>> {
+    pub(super) async fn stage(&self) -> Result<Arc<Staged>> {
         let (tree, key, size) = (Arc::clone(self.tree), self.entry.key.clone(), self.entry.size);
         blocking(move || {
             let staged = tree.stage(&key)?;

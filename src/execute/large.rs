@@ -7,7 +7,9 @@ use super::delta::{Base, Same};
 use super::parts::{PARTS_IN_FLIGHT, finish, md5_of, ranges};
 use super::upload::{Stored, Upload, copy_twin, local};
 use super::{Context, blocking, budget::Buffer, go_on};
-use crate::bucket::{Bucket, Metadata, ObjectRef, PartOrigin, PartRef, PartTag, Payload, Signing};
+use crate::bucket::{
+    Bucket, Metadata, ObjectRef, PartInfo, PartOrigin, PartRef, PartTag, Payload, Signing,
+};
 use crate::catalog::{OpenUpload, Parts, Record, SentContent, SentFile, Stamp};
 use crate::entry::{Entry, Signature};
 use crate::error::{Error, ErrorKind, Result};
@@ -97,30 +99,20 @@ struct Remembered {
 
 impl Remembered {
     async fn look_up(context: &Context<'_>, bucket: &Arc<dyn Bucket>, upload: &Upload) -> Self {
-        let begun = match context.unfinished.clone() {
-            None => Vec::new(),
-            Some(catalog) => {
-                let key = upload.entry.key.clone();
-                context.looked_up(blocking(move || catalog.uploads_of(&key)).await)
-            }
-        };
+        let key = upload.entry.key.clone();
+        let begun = context.ask(context.unfinished.as_ref(), move |c| c.uploads_of(&key)).await;
         let is_whole = |begun: &OpenUpload| {
             let size = begun.content.as_ref().map(|content| content.file.signature.size);
             begun.object_key == upload.object_key && size == Some(upload.entry.size)
         };
         let begun = begun.into_iter().filter(is_whole).collect();
-        let base = match context.twins.clone() {
-            None => None,
-            Some(catalog) => {
-                let key = upload.entry.key.clone();
-                let known = blocking(move || {
-                    let Some(record) = catalog.record(&key)? else { return Ok(None) };
-                    let Some(blake3) = record.blake3 else { return Ok(None) };
-                    Ok(catalog.parts(&key, blake3)?.map(|parts| (record, parts)))
-                });
-                context.looked_up(known.await)
-            }
-        };
+        let key = upload.entry.key.clone();
+        let base = context.ask(context.twins.as_ref(), move |catalog| {
+            let Some(record) = catalog.record(&key)? else { return Ok(None) };
+            let Some(blake3) = record.blake3 else { return Ok(None) };
+            Ok(catalog.parts(&key, blake3)?.map(|parts| (record, parts)))
+        });
+        let base = base.await;
         let base = base.and_then(|(record, parts): (Record, Parts)| {
             let Some(Stamp::Object(etag)) = record.target else { return None };
             let (bucket, key) = (bucket.name().to_owned(), upload.object_key.clone());
@@ -226,7 +218,7 @@ impl Sending<'_> {
         let mut is_last = false;
         loop {
             let may_copy = begun.as_ref().is_none_or(|begun| begun.file.is_mixed);
-            let same = match base.take().filter(|_| may_copy && !is_last) {
+            let same = match base.take().filter(|_| may_copy) {
                 Some(base) => self.same_parts(base).await?,
                 None => None,
             };
@@ -268,35 +260,36 @@ impl Sending<'_> {
                 }
                 Ok(listed) => listed,
             };
-            let recorded = match self.context.unfinished.clone() {
-                None => Vec::new(),
-                Some(catalog) => {
-                    let id = begun.id.clone();
-                    self.context.looked_up(blocking(move || catalog.sent_parts(&id)).await)
-                }
-            };
-            let sizes: Vec<u64> =
-                ranges(self.entry().size, self.part).map(|range| range.end - range.start).collect();
-            let agrees = |tag: &PartTag| {
-                let mut of_number =
-                    listed.iter().filter(|part| part.number == tag.number).peekable();
-                let size =
-                    usize::try_from(tag.number).ok().and_then(|n| sizes.get(n.checked_sub(1)?));
-                let etag = ETag::parse(&tag.etag);
-                of_number.peek().is_some()
-                    && of_number.all(|part| part.etag == etag && Some(&part.size) == size)
-            };
-            let done: HashMap<u32, PartTag> =
-                recorded.into_iter().filter(agrees).map(|tag| (tag.number, tag)).collect();
+            let done = self.agreed(&begun.id, listed).await;
             self.remark(&format!(
                 "going on with an upload: {} of {} parts are at the server",
                 done.len(),
-                sizes.len()
+                self.hash.parts.len()
             ));
             let (id, file) = (begun.id.clone(), content.file);
             return Ok(Some(Begun { id, done, file, is_remembered: true, resumed: true }));
         }
         Ok(None)
+    }
+
+    /// The parts that the catalog has of an upload and that are `listed` so: all that is listed of
+    /// their number, which may be more than one.
+    async fn agreed(&self, upload: &str, listed: Vec<PartInfo>) -> HashMap<u32, PartTag> {
+        let id = upload.to_owned();
+        let catalog = self.context.unfinished.as_ref();
+        let recorded = self.context.ask(catalog, move |catalog| catalog.sent_parts(&id)).await;
+        let mut by_number: HashMap<u32, Vec<PartInfo>> = HashMap::new();
+        for part in listed {
+            by_number.entry(part.number).or_default().push(part);
+        }
+        let sizes = ranges(self.entry().size, self.part).map(|range| range.end - range.start);
+        let sizes: HashMap<u32, u64> = (1..).zip(sizes).collect();
+        let agrees = |tag: &PartTag| {
+            let (size, etag) = (sizes.get(&tag.number), ETag::parse(&tag.etag));
+            let is_so = |part: &PartInfo| part.etag == etag && Some(&part.size) == size;
+            by_number.get(&tag.number).is_some_and(|parts| parts.iter().all(is_so))
+        };
+        recorded.into_iter().filter(agrees).map(|tag| (tag.number, tag)).collect()
     }
 
     async fn begin(&self, is_mixed: bool) -> Result<Begun> {
@@ -406,10 +399,9 @@ impl Sending<'_> {
             self.context.observer.event(&Event::Moved { key: &self.entry().key, bytes });
             tag
         };
-        if let Some(catalog) = self.context.unfinished.clone().filter(|_| begun.is_remembered) {
-            let (id, tag) = (begun.id.clone(), tag.clone());
-            self.context.looked_up(blocking(move || catalog.sent_part(&id, &tag)).await);
-        }
+        let catalog = self.context.unfinished.as_ref().filter(|_| begun.is_remembered);
+        let (id, sent) = (begun.id.clone(), tag.clone());
+        self.context.ask(catalog, move |catalog| catalog.sent_part(&id, &sent)).await;
         Ok(tag)
     }
 
@@ -458,12 +450,8 @@ fn begins_again(error: &Error, is_plain: bool) -> bool {
 }
 
 async fn find_twins(context: &Context<'_>, hash: &FileHash, size: u64) -> Vec<Record> {
-    let Some(catalog) = context.twins.clone() else {
-        return Vec::new();
-    };
     let blake3 = hash.blake3;
-    let found = blocking(move || catalog.twins(blake3, size)).await;
-    context.looked_up(found)
+    context.ask(context.twins.as_ref(), move |catalog| catalog.twins(blake3, size)).await
 }
 
 async fn read_part(

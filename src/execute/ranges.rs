@@ -6,19 +6,20 @@ use super::download::{Fetch, RANGE_BYTES};
 use super::landing::Fetched;
 use super::large::may_be_resumed;
 use super::parts::{PARTS_IN_FLIGHT, ranges};
+use super::proof::Finding;
 use super::{blocking, go_on};
 use crate::bucket::ObjectInfo;
 use crate::catalog::{Catalog, FetchedRange, Parts, Stamp, glance};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::Event;
-use crate::hash::{PartHasher, group_parts};
+use crate::fingerprint::Blake3;
+use crate::hash::{PartHasher, group_parts, hash_range};
 use crate::tree::Staged;
 use blake3::hazmat::ChainingValue;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -30,15 +31,18 @@ pub(super) async fn in_ranges(fetch: &Fetch<'_>) -> Result<Fetched> {
     let info = OnceLock::new();
     let bytes = AtomicU64::new(0);
     let ranged = Ranged { fetch, staged, found, old, recorder, info, bytes };
-    match ranged.to_its_end().await {
-        Err(error) if ranged.recorder.is_some() && may_be_resumed(&error) => Err(error),
+    let (info, found, values) = match ranged.to_its_end().await {
+        Ok(verified) => verified,
         Err(error) => {
-            ranged.staged.keep(false);
-            ranged.close().await;
-            Err(error)
+            if !may_be_resumed(&error) {
+                ranged.give_up().await;
+            }
+            return Err(error);
         }
-        Ok((info, values)) => ranged.verified(info, values).await,
-    }
+    };
+    let parts = Some(parts_of(&info, values));
+    let (staged, bytes) = (ranged.staged, ranged.bytes.into_inner());
+    blocking(move || fetched(staged, &info, found, parts, bytes)).await
 }
 
 /// The temporary file, and what a run before left in it, by where the ranges begin. The catalog,
@@ -46,51 +50,29 @@ pub(super) async fn in_ranges(fetch: &Fetch<'_>) -> Result<Fetched> {
 type TakenUp = (Arc<Staged>, HashMap<u64, FetchedRange>, Option<Arc<Catalog>>);
 
 async fn take_up(fetch: &Fetch<'_>) -> Result<TakenUp> {
-    let (tree, key, size) = (Arc::clone(fetch.tree), fetch.entry.key.clone(), fetch.entry.size);
-    let (etag, catalog) = (fetch.etag()?.clone(), fetch.context.unfinished.clone());
-    let (taken, trouble) = blocking(move || {
-        let mut trouble = None;
-        let mut or_tell = |error: Error| trouble = Some(error);
-        let catalog = catalog.as_ref();
-        let begun = catalog.map(|catalog| catalog.download(&key)).transpose();
-        let begun = begun.unwrap_or_else(|error| {
-            or_tell(error);
-            None
+    let (key, etag, size) = (fetch.entry.key.clone(), fetch.etag()?.clone(), fetch.entry.size);
+    // Without an ETag two versions can't be told apart.
+    let has_etag = Stamp::of_object(&etag).is_some();
+    let catalog = fetch.context.unfinished.as_ref().filter(|_| has_etag);
+    let sought = key.clone();
+    let begun = fetch.context.ask(catalog, move |catalog| catalog.download(&sought)).await;
+    if let Some(begun) = begun.filter(|begun| begun.etag == etag && begun.size == size) {
+        let tree = Arc::clone(fetch.tree);
+        let staged = blocking(move || {
+            let staged = tree.stage_again(&key)?;
+            staged.keep(true);
+            let is_empty = staged.with_file(File::metadata).is_none_or(|m| m.len() == 0);
+            let made = if is_empty { staged.reserve(size) } else { staged.resize(size) };
+            made.map(|()| staged)
         });
-        // Without an ETag two versions can't be told apart.
-        let catalog = catalog.filter(|_| Stamp::of_object(&etag).is_some());
-        let begun = begun.flatten().filter(|begun| begun.etag == etag && begun.size == size);
-        let staged = match begun.filter(|_| catalog.is_some()) {
-            Some(begun) => tree.stage_again(&key).and_then(|staged| {
-                staged.keep(true);
-                let is_empty = staged.with_file(File::metadata).is_none_or(|m| m.len() == 0);
-                let made = if is_empty { staged.reserve(size) } else { staged.resize(size) };
-                made.map(|()| (staged, Some(begun)))
-            }),
-            None => {
-                tree.stage(&key).and_then(|staged| staged.reserve(size).map(|()| (staged, None)))
-            }
-        };
-        let (staged, begun) = match staged {
-            Ok(staged) => staged,
-            Err(error) => return (Err(error), trouble),
-        };
-        let is_remembered = match (&begun, catalog) {
-            (Some(_), _) => true,
-            (None, None) => false,
-            (None, Some(catalog)) => {
-                catalog.open_download(&key, &etag, size).map_err(or_tell).unwrap_or(false)
-            }
-        };
-        staged.keep(is_remembered);
-        let ranges = begun.map(|begun| begun.ranges).unwrap_or_default();
-        let found = ranges.into_iter().map(|range| (range.start, range)).collect();
-        let recorder = catalog.filter(|_| is_remembered).map(Arc::clone);
-        (Ok((Arc::new(staged), found, recorder)), trouble)
-    })
-    .await;
-    fetch.context.looked_up(trouble.map_or(Ok(()), Err));
-    taken
+        let found = begun.ranges.into_iter().map(|range| (range.start, range)).collect();
+        return Ok((Arc::new(staged.await?), found, catalog.cloned()));
+    }
+    let staged = fetch.stage().await?;
+    let note = move |catalog: &Catalog| catalog.open_download(&key, &etag, size);
+    let is_remembered = fetch.context.ask(catalog, note).await;
+    staged.keep(is_remembered);
+    Ok((staged, HashMap::new(), catalog.filter(|_| is_remembered).cloned()))
 }
 
 /// The file that is at the target's place, as far as it holds what the object holds.
@@ -150,10 +132,9 @@ fn hash_part(
 
 /// The hashes of the object's parts, from the catalog of this pair, or of one that sends there.
 async fn known_parts(fetch: &Fetch<'_>) -> Option<Parts> {
-    let catalog = fetch.context.twins.clone()?;
     let (key, etag) = (fetch.entry.key.clone(), fetch.entry.etag()?.clone());
-    let senders = Arc::clone(&fetch.context.senders);
-    let found = blocking(move || {
+    let senders = fetch.context.senders.clone();
+    let found = fetch.context.ask(fetch.context.twins.as_ref(), move |catalog| {
         let record = catalog.record(&key)?;
         let of_object = Stamp::Object(etag.clone());
         if let Some(record) = record.filter(|record| record.source.as_ref() == Some(&of_object))
@@ -162,28 +143,14 @@ async fn known_parts(fetch: &Fetch<'_>) -> Option<Parts> {
         {
             return Ok(Some(parts));
         }
-        Ok(senders.iter().find_map(|path| glance(path, &key, &etag)))
-    })
-    .await;
-    let parts = fetch.context.looked_up(found)?;
+        let Some((history, address)) = senders else { return Ok(None) };
+        let catalogs = history.senders(&address)?;
+        Ok(catalogs.iter().find_map(|path| glance(path, &key, &etag)))
+    });
+    let parts = found.await?;
     let is_whole = ranges(fetch.entry.size, parts.part_bytes.max(1)).count() == parts.hashes.len();
     (is_whole && parts.part_bytes.is_power_of_two() && parts.part_bytes >= RANGE_BYTES)
         .then_some(parts)
-}
-
-/// Hashes a range of a file. Blocks.
-fn hash_range(file: &File, range: Range<u64>) -> std::io::Result<PartHasher> {
-    let mut hasher = PartHasher::new(range.start);
-    let mut buffer = vec![0; 256 << 10];
-    let mut position = range.start;
-    while position < range.end {
-        let wanted = usize::try_from(range.end - position).unwrap_or(usize::MAX).min(buffer.len());
-        let piece = &mut buffer[..wanted];
-        file.read_exact_at(piece, position)?;
-        hasher.update(piece);
-        position += wanted as u64;
-    }
-    Ok(hasher)
 }
 
 struct Ranged<'a> {
@@ -198,7 +165,8 @@ struct Ranged<'a> {
 }
 
 impl Ranged<'_> {
-    async fn to_its_end(&self) -> Result<(ObjectInfo, Vec<ChainingValue>)> {
+    /// Brings all ranges, and holds what is in the temporary file then against the object's proof.
+    async fn to_its_end(&self) -> Result<(ObjectInfo, (Blake3, Finding), Vec<ChainingValue>)> {
         let fetch = self.fetch;
         if !self.found.is_empty() {
             let all = fetch.entry.size.div_ceil(RANGE_BYTES);
@@ -217,7 +185,15 @@ impl Ranged<'_> {
             fetch.check_etag(&info)?;
             info
         };
-        Ok((fetch.with_proof(info).await, values))
+        let info = fetch.with_proof(info).await;
+        let (what, stop, staged) =
+            (fetch.what(), fetch.context.stop.clone(), Arc::clone(&self.staged));
+        let _turn = fetch.context.hashing().await;
+        blocking(move || {
+            let found = verify_parts(what, &info, &values, (&staged, &stop))?;
+            Ok((info, found, values))
+        })
+        .await
     }
 
     /// One range, from wherever it is.
@@ -282,47 +258,18 @@ impl Ranged<'_> {
     }
 
     async fn record(&self, range: &Range<u64>, hash: ChainingValue) {
-        if let Some(catalog) = self.recorder.clone() {
-            let key = self.fetch.entry.key.clone();
-            let range = FetchedRange { start: range.start, bytes: range.end - range.start, hash };
-            let recorded = blocking(move || catalog.fetched_range(&key, &range)).await;
-            self.fetch.context.looked_up(recorded);
-        }
+        let key = self.fetch.entry.key.clone();
+        let range = FetchedRange { start: range.start, bytes: range.end - range.start, hash };
+        let note = move |catalog: &Catalog| catalog.fetched_range(&key, &range);
+        self.fetch.context.ask(self.recorder.as_ref(), note).await;
     }
 
-    async fn close(&self) {
-        if let Some(catalog) = self.recorder.clone() {
-            let key = self.fetch.entry.key.clone();
-            self.fetch.context.looked_up(blocking(move || catalog.close_download(&key)).await);
-        }
-    }
-
-    /// What is in the temporary file, held against the object's proof.
-    async fn verified(self, info: ObjectInfo, values: Vec<ChainingValue>) -> Result<Fetched> {
-        let fetch = self.fetch;
-        let (what, stop, staged) =
-            (fetch.what(), fetch.context.stop.clone(), Arc::clone(&self.staged));
-        let verified = {
-            let (info, _turn) = (info.clone(), fetch.context.hashing().await);
-            blocking(move || {
-                let found = verify_parts(what, &info, &values, (&staged, &stop))?;
-                Ok::<_, Error>((found, values))
-            })
-            .await
-        };
-        let (found, values) = match verified {
-            Ok(verified) => verified,
-            Err(error) => {
-                if !may_be_resumed(&error) {
-                    self.staged.keep(false);
-                    self.close().await;
-                }
-                return Err(error);
-            }
-        };
-        let parts = Some(parts_of(&info, values));
-        let (staged, bytes) = (self.staged, self.bytes.into_inner());
-        blocking(move || fetched(staged, &info, found, parts, bytes)).await
+    /// What is in the temporary file is of no use to a later run.
+    async fn give_up(&self) {
+        self.staged.keep(false);
+        let key = self.fetch.entry.key.clone();
+        let forget = move |catalog: &Catalog| catalog.close_download(&key);
+        self.fetch.context.ask(self.recorder.as_ref(), forget).await;
     }
 }
 

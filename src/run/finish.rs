@@ -46,16 +46,7 @@ impl Run<'_> {
             let temporary = self.seen_there.take_temporary();
             leftovers::clear(self.context, self.route, &self.job.filter, temporary).await;
         }
-        self.learn_ends();
-        if let (Some(catalog), Some(device), None, Effect::Apply) = (
-            self.memory.catalog(),
-            self.route.source_device(),
-            &self.ledger.summary.guard,
-            self.job.effect,
-        ) && let Err(error) = catalog.set_device(device)
-        {
-            self.memory.troubles.push(error);
-        }
+        self.learn_places();
         self.route.sync()
     }
 
@@ -103,8 +94,8 @@ impl Run<'_> {
         }
     }
 
-    /// Remembers where the next listings can be cut.
-    fn learn_ends(&mut self) {
+    /// Remembers where the next listings can be cut, and what the source is on.
+    fn learn_places(&mut self) {
         let Some(catalog) = self.memory.catalog() else { return };
         let summary = &self.ledger.summary;
         let changed = summary.transferred + summary.copied + summary.deleted > 0;
@@ -117,6 +108,12 @@ impl Run<'_> {
             if let Err(error) = catalog.set_ends(side, &ends.into_vec()) {
                 self.memory.troubles.push(error);
             }
+        }
+        let is_right = self.job.effect == Effect::Apply && self.ledger.summary.guard.is_none();
+        if let Some(device) = self.route.source_device().filter(|_| is_right)
+            && let Err(error) = catalog.set_device(device)
+        {
+            self.memory.troubles.push(error);
         }
     }
 }

@@ -5,7 +5,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Observer, Summary};
 use crate::execute::blocking;
 use crate::job::{Afterwards, Effect, Job};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Errors that the history keeps of one run.
@@ -77,19 +76,11 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
-    /// The catalogs of the pairs that send files to where this job fetches from.
-    pub(super) fn senders(&self) -> Vec<PathBuf> {
-        let (Some((history, _)), Some(state)) = (&self.history, &self.job.state) else {
-            return Vec::new();
-        };
-        let own = self.job.pair();
-        if own.files != Some(Side::Target) {
-            return Vec::new();
-        }
-        let pairs = self.or_tell(history.pairs(&own.source)).unwrap_or_default();
-        let sends = |pair: &Pair| pair.files == Some(Side::Source) && pair.target == own.source;
-        let paths = pairs.iter().filter(|pair| sends(pair)).map(|pair| Catalog::path(state, pair));
-        paths.filter(|path| path.exists()).collect()
+    /// Where the catalogs are found of pairs that send files to where this job fetches from.
+    pub(super) fn senders(&self) -> Option<(History, String)> {
+        let (history, _) = self.history.as_ref()?;
+        let Pair { source, files, .. } = self.job.pair();
+        (files == Some(Side::Target)).then(|| (history.clone(), source))
     }
 
     fn tell(&self, text: &str) {

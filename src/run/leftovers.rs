@@ -5,7 +5,6 @@ use crate::error::ErrorKind;
 use crate::execute::{Context, blocking};
 use crate::route::Route;
 use crate::scan::Filter;
-use std::sync::Arc;
 
 /// Clears up after a run that has succeeded: nothing that `filter` admits is left to be done, and
 /// the `temporary` files at the target that no run holds are nobody's.
@@ -24,12 +23,9 @@ pub(super) async fn clear(
         })
         .await;
     }
-    let Some(catalog) = context.unfinished.clone() else { return };
-    let found = blocking({
-        let catalog = Arc::clone(&catalog);
-        move || Ok((catalog.uploads()?, catalog.downloads()?))
-    });
-    let (uploads, downloads) = context.looked_up(found.await);
+    let catalog = context.unfinished.as_ref();
+    let found = context.ask(catalog, |catalog| Ok((catalog.uploads()?, catalog.downloads()?)));
+    let (uploads, downloads) = found.await;
     for upload in uploads {
         // Copies are noted by the object's key, and can't be gone on with.
         let is_ours = upload.content.is_none() || filter.admits(upload.key.as_str());
@@ -39,7 +35,7 @@ pub(super) async fn clear(
     }
     let Some(tree) = route.tree().cloned() else { return };
     let stale: Vec<_> = downloads.into_iter().filter(|key| filter.admits(key.as_str())).collect();
-    let cleared = blocking(move || {
+    let cleared = context.ask(catalog, move |catalog| {
         let mut cleared = Ok(());
         for key in &stale {
             match tree.clear(key) {
@@ -50,5 +46,5 @@ pub(super) async fn clear(
         }
         cleared
     });
-    context.looked_up(cleared.await);
+    cleared.await;
 }

@@ -8,7 +8,6 @@ use crate::key::{Key, Refusal};
 use rustix::fs::{AtFlags, Mode, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::{Read, Seek};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -148,8 +147,8 @@ impl Staged {
         Ok(())
     }
 
-    /// Fills it with the content of `file`: shared blocks where the file system can, else a copy
-    /// within the kernel, in pieces, each of which `may_go_on`.
+    /// Fills it with the content of `file`: shared blocks where the file system can, else as
+    /// [`Staged::copy_range`], in pieces, each of which `may_go_on`.
     ///
     /// # Errors
     /// `Write`, or the error of `may_go_on`.
@@ -165,17 +164,12 @@ impl Staged {
         if rustix::fs::ioctl_ficlone(own, file).is_ok() {
             return Ok(());
         }
-        let (mut from, mut to) = (file, own);
-        from.rewind().and_then(|()| to.rewind()).map_err(|e| self.write_error(e))?;
-        let mut left = bytes;
-        while left > 0 {
+        let mut position = 0;
+        while position < bytes {
             may_go_on()?;
-            let piece = (&mut from).take(left.min(COPY_BYTES));
-            let copied = std::io::copy(&mut { piece }, &mut to).map_err(|e| self.write_error(e))?;
-            if copied == 0 {
-                return Ok(());
-            }
-            left -= copied;
+            let end = bytes.min(position + COPY_BYTES);
+            self.copy_range(file, position..end)?;
+            position = end;
         }
         Ok(())
     }

@@ -15,7 +15,11 @@ impl Tree {
     /// `Write`, also where a run is writing it.
     pub fn clear(&self, key: &Key) -> Result<()> {
         let Some((parent, name)) = self.existing_parent(key)? else { return Ok(()) };
-        self.clear_below(key, &parent, &temporary_name(name))
+        let temporary = temporary_name(name);
+        match rustix::fs::statat(&*parent, temporary.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(()),
+            _ => self.clear_stale(key, &parent, &temporary, Errno::PERM),
+        }
     }
 
     /// Removes the temporary file at `path`, unless it is so large that a run may go on with it.
@@ -32,15 +36,10 @@ impl Tree {
         let Some((parent, _)) = self.existing_parent(&key)? else { return Ok(()) };
         let stat = rustix::fs::statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW);
         match stat.map(|stat| u64::try_from(stat.st_size).unwrap_or(u64::MAX)) {
-            Ok(bytes) if bytes <= MULTIPART_THRESHOLD => self.clear_below(&key, &parent, name),
+            Ok(bytes) if bytes <= MULTIPART_THRESHOLD => {
+                self.clear_stale(&key, &parent, name, Errno::PERM)
+            }
             Ok(_) | Err(_) => Ok(()),
-        }
-    }
-
-    fn clear_below(&self, key: &Key, parent: &OwnedFd, temporary: &str) -> Result<()> {
-        match rustix::fs::statat(parent, temporary, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => Ok(()),
-            _ => self.clear_stale(key, parent, temporary, Errno::PERM),
         }
     }
 

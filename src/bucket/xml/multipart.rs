@@ -1,33 +1,10 @@
 //! The XML of multipart uploads.
 
-use super::{escape_into, url_decode, walk};
+use super::{Rows, escape_into, url_decode, walk};
 use crate::bucket::{PartInfo, PartTag, UploadInfo, UploadPage};
 use crate::fingerprint::ETag;
 use base64::Engine;
 use std::fmt::Write;
-
-/// Gathers the leaves of like elements, of the names in `names`: a second leaf of one name begins
-/// the next element, since servers differ in their order.
-struct Rows<const N: usize> {
-    names: [&'static str; N],
-    rows: Vec<[Option<String>; N]>,
-}
-
-impl<const N: usize> Rows<N> {
-    fn new(names: [&'static str; N]) -> Self {
-        Self { names, rows: Vec::new() }
-    }
-
-    fn take(&mut self, field: &str, text: &str) {
-        let Some(column) = self.names.iter().position(|name| *name == field) else { return };
-        if self.rows.last().is_none_or(|row| row[column].is_some()) {
-            self.rows.push(std::array::from_fn(|_| None));
-        }
-        if let Some(row) = self.rows.last_mut() {
-            row[column] = Some(text.to_owned());
-        }
-    }
-}
 
 /// A ListParts answer: the parts, and whether more follow.
 pub(in crate::bucket) fn parse_parts(xml: &[u8]) -> Result<(Vec<PartInfo>, bool), String> {
